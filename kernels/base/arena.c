@@ -1,0 +1,50 @@
+#include "kernels/base/arena.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static atomic_llong n_takes;
+
+int64_t arena_round(int64_t bytes)
+{
+    return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+}
+
+enum status arena_create(struct arena *a, int64_t bytes)
+{
+    const int64_t whole = arena_round(bytes > 0 ? bytes : 1);
+    char *base;
+
+    if (bytes < 0) FAIL(E_MEMORY, "arena of %lld bytes", (long long)bytes);
+    base = aligned_alloc(ARENA_ALIGN, (size_t)whole);
+    if (!base) FAIL(E_MEMORY, "%lld bytes of host memory", (long long)whole);
+    memset(base, 0, (size_t)whole);
+    atomic_fetch_add(&n_takes, 1);
+    *a = (struct arena){ .base = base, .bytes = whole };
+    return OK;
+}
+
+void arena_destroy(struct arena *a)
+{
+    if (!a) return;
+    free(a->base);
+    *a = (struct arena){ 0 };
+}
+
+enum status arena_take(struct arena *a, int64_t bytes, void **p)
+{
+    const int64_t piece = arena_round(bytes);
+
+    if (bytes < 0 || piece > a->bytes - a->used)
+        FAIL(E_MEMORY, "arena: %lld bytes wanted, %lld of %lld left", (long long)bytes,
+             (long long)(a->bytes - a->used), (long long)a->bytes);
+    *p = a->base + a->used;
+    a->used += piece;
+    return OK;
+}
+
+int64_t arena_n_takes(void)
+{
+    return atomic_load(&n_takes);
+}

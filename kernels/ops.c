@@ -1,0 +1,26 @@
+#include "kernels/ops.h"
+
+#include <string.h>
+
+static const struct ops *const backends[] = { &ops_ref, &ops_cpu };
+
+const struct ops *ops_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
+        if (strcmp(backends[i]->name, name) == 0) return backends[i];
+    return NULL;
+}
+
+int ops_missing(const struct ops *be, const char **first)
+{
+    int n = 0;
+
+#define OPS_COUNT_MISSING(name)                       \
+    if (!be->name) {                                  \
+        if (first && n == 0) *first = #name;          \
+        n++;                                          \
+    }
+    OPS_LIST(OPS_COUNT_MISSING)
+#undef OPS_COUNT_MISSING
+    return n;
+}

@@ -1,0 +1,101 @@
+/* One backend is one filled table. The trainer only ever sees this.
+ *
+ * An op's name is its header's; its function type is declared there with the formula, and all
+ * backends are declared by that one type, so they cannot drift. Every op: outputs, inputs,
+ * attributes, stream — read it as the formula. Gradient outputs obey the rule in base/tensor.h.
+ * Scratch and planning: base/stream.h.
+ *
+ * OPS_LIST is the only list of ops: the table, the gaps (ops_missing) and docs/kernels.md follow
+ * from it. */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+
+#include "kernels/attention.h"
+#include "kernels/conv.h"
+#include "kernels/cross_attention.h"
+#include "kernels/image.h"
+#include "kernels/layernorm.h"
+#include "kernels/linear.h"
+#include "kernels/mask_loss.h"
+#include "kernels/mask_product.h"
+#include "kernels/optimizer.h"
+#include "kernels/posenc.h"
+#include "kernels/prompt.h"
+#include "kernels/rasterize.h"
+#include "kernels/residual.h"
+#include "kernels/resize.h"
+#include "kernels/slice.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define OPS_LIST(X)                                                                                \
+    X(linear_fwd)                                                                                  \
+    X(linear_bwd)                                                                                  \
+    X(patch_conv_fwd)                                                                              \
+    X(patch_conv_bwd)                                                                              \
+    X(conv3x3_fwd)                                                                                 \
+    X(conv3x3_bwd)                                                                                 \
+    X(upconv_fwd)                                                                                  \
+    X(upconv_bwd)                                                                                  \
+    X(layernorm_fwd)                                                                               \
+    X(layernorm_bwd)                                                                               \
+    X(attention_fwd)                                                                               \
+    X(attention_bwd)                                                                               \
+    X(cross_attention_fwd)                                                                         \
+    X(cross_attention_bwd)                                                                         \
+    X(posenc_grid)                                                                                 \
+    X(prompt_tokens_fwd)                                                                           \
+    X(prompt_tokens_bwd)                                                                           \
+    X(residual_fwd)                                                                                \
+    X(residual_bwd)                                                                                \
+    X(add_fwd)                                                                                     \
+    X(add_bwd)                                                                                     \
+    X(slice_fwd)                                                                                   \
+    X(slice_bwd)                                                                                   \
+    X(mask_product_fwd)                                                                            \
+    X(mask_product_bwd)                                                                            \
+    X(resize_fwd)                                                                                  \
+    X(resize_bwd)                                                                                  \
+    X(mask_loss_fwd)                                                                               \
+    X(mask_loss_bwd)                                                                               \
+    X(prompt_first)                                                                                \
+    X(prompt_next)                                                                                 \
+    X(rasterize)                                                                                   \
+    X(image_normalize)                                                                             \
+    X(grad_norm)                                                                                   \
+    X(adamw)
+
+struct ops {
+    const char *name;
+
+    /* memory and stream verbs; on a CPU, device memory is host memory */
+    enum status (*open)(void);                     /* OK when usable here; local */
+    enum status (*alloc)(void **p, int64_t bytes); /* zero-filled, ARENA_ALIGN-aligned */
+    void (*free)(void *p);                         /* NULL is allowed */
+    enum status (*put)(void *dev, const void *host, int64_t bytes, struct stream *s);
+    enum status (*get)(void *host, const void *dev, int64_t bytes, struct stream *s);
+    enum status (*copy)(void *dst, const void *src, int64_t bytes, struct stream *s);
+    enum status (*zero)(void *dev, int64_t bytes, struct stream *s);
+    enum status (*accumulate)(float *dst, const float *src, int64_t n,
+                              struct stream *s); /* dst += src */
+    enum status (*sync)(struct stream *s);
+
+#define OPS_MEMBER(name) name##_fn *name;
+    OPS_LIST(OPS_MEMBER)
+#undef OPS_MEMBER
+};
+
+extern const struct ops ops_ref, ops_cpu;
+
+/* The table of that name ("ref", "cpu"), or NULL. */
+const struct ops *ops_find(const char *name);
+
+/* How many members of the table are NULL; the first one's name into *first when not 0. */
+int ops_missing(const struct ops *be, const char **first);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
