@@ -1,0 +1,130 @@
+/* Runs one op the way the trainer does: planned first, then with the scratch it asked for.
+ *
+ *   OP_RUN(be->add_fwd(y, a, b, s));    s is the stream, set up by the macro
+ *
+ * The scratch has guard words and is filled with NaN, so that reading it unwritten shows. */
+#ifndef TESTS_KERNELS_OP_H
+#define TESTS_KERNELS_OP_H
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/log.h"
+#include "kernels/ops.h"
+#include "tests/check.h"
+
+/* One block, grown when needed, shared by all calls of a test. */
+static inline struct stream op_stream(int64_t scratch_need)
+{
+    static void *block;
+    static int64_t block_bytes;
+    struct stream s = { .scratch_bytes = scratch_need };
+
+    if (scratch_need > block_bytes) {
+        block = check_alloc(scratch_need);
+        block_bytes = scratch_need;
+    }
+    /* ends at the block's end, so that the guard words stand right behind what was asked for */
+    s.scratch = block ? (char *)block + (block_bytes - scratch_need) / 64 * 64 : NULL;
+    if (scratch_need > 0) memset(s.scratch, 0xFF, (size_t)scratch_need);
+    return s;
+}
+
+#define OP_RUN(call)                                                                               \
+    do {                                                                                           \
+        struct stream op_plan_ = { .planning = true };                                             \
+        struct stream *s = &op_plan_;                                                              \
+        CHECK((call) == OK);                                                                       \
+        struct stream op_real_ = op_stream(op_plan_.scratch_need);                                 \
+        s = &op_real_;                                                                             \
+        CHECK((call) == OK);                                                                       \
+    } while (0)
+
+/* The call must say E_SHAPE, planning and not; nothing may be touched. */
+#define OP_SHAPE_ERROR(call)                                                                       \
+    do {                                                                                           \
+        struct stream op_plan_ = { .planning = true };                                             \
+        struct stream *s = &op_plan_;                                                              \
+        CHECK((call) == E_SHAPE);                                                                  \
+        struct stream op_real_ = { 0 };                                                            \
+        s = &op_real_;                                                                             \
+        CHECK((call) == E_SHAPE);                                                                  \
+    } while (0)
+
+/* Only plans: use it with tensors whose data is NULL. */
+#define OP_PLAN(call)                                                                              \
+    do {                                                                                           \
+        struct stream op_plan_ = { .planning = true };                                             \
+        struct stream *s = &op_plan_;                                                              \
+        CHECK((call) == OK);                                                                       \
+    } while (0)
+
+/* A guarded tensor of zeros. */
+static inline struct tensor op_tensor(enum dtype dtype, int n_dims, const int64_t *dim)
+{
+    struct tensor t = { .dtype = dtype, .n_dims = n_dims };
+
+    for (int i = 0; i < n_dims; i++) t.dim[i] = dim[i];
+    t.data = check_alloc(tensor_bytes(t));
+    return t;
+}
+#define OP_DIMS(...)                                                                               \
+    (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[])                 \
+    {                                                                                              \
+        __VA_ARGS__                                                                                \
+    }
+#define OP_ZEROS(dtype, ...) op_tensor((dtype), OP_DIMS(__VA_ARGS__))
+
+/* Uniform in [offset − scale, offset + scale). */
+#define OP_FILLED(seed, scale, offset, ...)                                                        \
+    op_filled(op_tensor(F32, OP_DIMS(__VA_ARGS__)), (seed), (scale), (offset))
+static inline struct tensor op_filled(struct tensor t, uint64_t seed, float scale, float offset)
+{
+    check_fill(t.data, tensor_count(t), seed, 0, scale, offset);
+    return t;
+}
+
+static inline struct tensor op_like(struct tensor t)
+{
+    return op_tensor(t.dtype, t.n_dims, t.dim);
+}
+
+static inline struct tensor op_copy(struct tensor t)
+{
+    struct tensor c = op_like(t);
+
+    if (tensor_bytes(t) > 0) memcpy(c.data, t.data, (size_t)tensor_bytes(t));
+    return c;
+}
+
+static inline struct tensor op_no_data(struct tensor t)
+{
+    t.data = NULL;
+    return t;
+}
+
+static inline struct tensor op_adding(struct tensor t)
+{
+    t.add = true;
+    return t;
+}
+
+/* The backend named on the command line; the test ends here when there is none. */
+static inline const struct ops *op_backend(int argc, char **argv)
+{
+    const struct ops *be = argc == 2 ? ops_find(argv[1]) : NULL;
+
+    if (!be) {
+        fprintf(stderr, "usage: %s <backend>, ref or cpu\n", argv[0]);
+        exit(2);
+    }
+    if (be->open() != OK) {
+        printf("skipped: backend %s does not open here\n", be->name);
+        exit(CHECK_SKIP);
+    }
+    return be;
+}
+
+#endif
