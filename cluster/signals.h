@@ -1,0 +1,13 @@
+/* Requests from outside: USR1, TERM (and INT) ask for a checkpoint at the next step boundary and exit code 85.
+ * Handlers only set a flag; ranks agree on it by the step's own exchange. Local. */
+#ifndef CLUSTER_SIGNALS_H
+#define CLUSTER_SIGNALS_H
+
+#include <stdbool.h>
+
+#include "kernels/base/status.h"
+
+enum status signals_catch(void) MUST_CHECK;
+bool signals_stop_wanted(void);
+
+#endif
