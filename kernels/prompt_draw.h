@@ -1,0 +1,55 @@
+/* The arithmetic of prompt.h that all backends share: how an option and a random number become a
+ * coordinate. Compile without contraction. */
+#ifndef KERNELS_PROMPT_DRAW_H
+#define KERNELS_PROMPT_DRAW_H
+
+#include "kernels/base/rng.h"
+#include "kernels/prompt.h"
+
+/* What index of a mask's stream is for. */
+enum { PROMPT_DRAW_KIND, PROMPT_DRAW_POINT, PROMPT_DRAW_CLICK, PROMPT_DRAW_BOX = 16 };
+enum { PROMPT_LABEL_NONE = -1, PROMPT_LABEL_BOX = 2 };
+
+RNG_FN struct rng_key prompt_draw_key(const int64_t key[2], int64_t mask)
+{
+    struct rng_key k;
+
+    k.seed = (uint64_t)key[0];
+    k.stream = (uint64_t)key[1];
+    return rng_sub(k, (uint64_t)mask);
+}
+
+/* Centre of pixel i of R, in a frame of S: (i+½)·S/R − ½, divided once. */
+RNG_FN float prompt_draw_centre(int64_t i, int64_t R, int64_t S)
+{
+    return (float)((2 * i + 1) * S) / (float)(2 * R) - 0.5f;
+}
+
+RNG_FN float prompt_draw_clamp(float x, float lo, float hi)
+{
+    return x < lo ? lo : x > hi ? hi : x;
+}
+
+/* The box with its noise, or the true box when a side falls to 1 or less. */
+RNG_FN void prompt_draw_box(float out[4], const float box[4], const float size[2],
+                            struct rng_key key, const struct prompt_options *o)
+{
+    for (int c = 0; c < 4; c++) {
+        const float side = box[2 + (c & 1)] - box[c & 1];
+        const float reach = o->box_noise * side;
+        float noise;
+
+        if (o->law == BOX_NOISE_NORMAL)
+            noise = prompt_draw_clamp(rng_near_normal(key, (uint64_t)(PROMPT_DRAW_BOX + c)) *
+                                          o->box_noise * side,
+                                      -o->box_noise_max, o->box_noise_max);
+        else
+            noise = (2.0f * rng_uniform(key, (uint64_t)(PROMPT_DRAW_BOX + c)) - 1.0f) *
+                    (reach < o->box_noise_max ? reach : o->box_noise_max);
+        out[c] = prompt_draw_clamp(box[c] + noise, 0.0f, size[c & 1]);
+    }
+    if (out[2] - out[0] > 1.0f && out[3] - out[1] > 1.0f) return;
+    for (int c = 0; c < 4; c++) out[c] = box[c];
+}
+
+#endif
