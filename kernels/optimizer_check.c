@@ -1,0 +1,31 @@
+#include "kernels/optimizer_check.h"
+
+enum status grad_norm_check(struct tensor g)
+{
+    TENSOR_EXPECT("grad_norm", g, F32, -1);
+    return OK;
+}
+
+enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struct tensor g,
+                        const struct adamw_segment *segment, int n_segments,
+                        const struct adamw_options *o)
+{
+    const char *const op = "adamw";
+    int64_t begin = 0;
+
+    TENSOR_EXPECT(op, w, F32, -1);
+    TENSOR_EXPECT(op, m, F32, w.dim[0]);
+    TENSOR_EXPECT(op, v, F32, w.dim[0]);
+    TENSOR_EXPECT(op, g, F32, w.dim[0]);
+    if (o->step < 1) FAIL(E_SHAPE, "%s: step %lld; the first is 1", op, (long long)o->step);
+    for (int i = 0; i < n_segments; i++) {
+        if (segment[i].end < begin)
+            FAIL(E_SHAPE, "%s: segment %d ends at %lld, before its start %lld", op, i,
+                 (long long)segment[i].end, (long long)begin);
+        begin = segment[i].end;
+    }
+    if (begin != w.dim[0])
+        FAIL(E_SHAPE, "%s: %d segments cover %lld of %lld elements", op, n_segments,
+             (long long)begin, (long long)w.dim[0]);
+    return OK;
+}
