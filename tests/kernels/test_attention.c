@@ -1,0 +1,271 @@
+/* Windowed and global attention: against the reference, its own differences, and at the edges. */
+#include <math.h>
+
+#include "tests/kernels/op.h"
+
+/* f32 sums of up to 256 products, in blocks, and exp of a score rounded once: 8 u. */
+static const double tol = 8 * 5.96e-8;
+
+enum { QKV, BIAS, REL_H, REL_W, N_INPUTS };
+
+struct problem {
+    int64_t n, h, w;
+    int heads, d, window;
+    bool rel;
+    struct tensor in[N_INPUTS], grad[N_INPUTS], y, lse, dy;
+};
+
+static void problem_fill(struct problem *p, uint64_t seed)
+{
+    const int64_t c = (int64_t)p->heads * p->d;
+    const int64_t kh = p->window ? p->window : p->h, kw = p->window ? p->window : p->w;
+
+    p->in[QKV] = OP_FILLED(seed, 1.5f, 0.1f, p->n, p->h, p->w, 3 * c);
+    p->in[BIAS] = OP_FILLED(seed + 1, 1.0f, 0, 3 * c);
+    p->in[REL_H] = p->rel ? OP_FILLED(seed + 2, 0.4f, 0, 2 * kh - 1, p->d) : tensor_none();
+    p->in[REL_W] = p->rel ? OP_FILLED(seed + 3, 0.4f, 0, 2 * kw - 1, p->d) : tensor_none();
+    p->y = OP_ZEROS(F32, p->n, p->h, p->w, c);
+    p->lse = OP_ZEROS(F32, p->n, p->heads, p->h, p->w);
+    p->dy = OP_FILLED(seed + 4, 1.0f, 0, p->n, p->h, p->w, c);
+    for (int i = 0; i < N_INPUTS; i++)
+        p->grad[i] = tensor_is_none(p->in[i]) ? tensor_none() : op_like(p->in[i]);
+}
+
+static void forward(const struct ops *be, struct problem *p)
+{
+    OP_RUN(be->attention_fwd(p->y, p->lse, p->in[QKV], p->in[BIAS], p->in[REL_H], p->in[REL_W],
+                             p->heads, p->window, s));
+}
+
+static void backward(const struct ops *be, struct problem *p)
+{
+    OP_RUN(be->attention_bwd(p->grad[QKV], p->grad[BIAS], p->grad[REL_H], p->grad[REL_W], p->dy,
+                             p->y, p->lse, p->in[QKV], p->in[BIAS], p->in[REL_H], p->in[REL_W],
+                             p->heads, p->window, s));
+}
+
+/* The same inputs, other outputs. */
+static struct problem twin(const struct problem *p)
+{
+    struct problem t = *p;
+
+    t.y = op_like(p->y);
+    t.lse = op_like(p->lse);
+    for (int i = 0; i < N_INPUTS; i++)
+        t.grad[i] = tensor_is_none(p->in[i]) ? tensor_none() : op_like(p->in[i]);
+    return t;
+}
+
+static void compare(const struct ops *be, struct problem p, uint64_t seed)
+{
+    problem_fill(&p, seed);
+    struct problem want = twin(&p);
+
+    forward(be, &p);
+    forward(&ops_ref, &want);
+    CHECK_CLOSE(p.y.data, want.y.data, tensor_count(p.y), tol);
+    CHECK_CLOSE(p.lse.data, want.lse.data, tensor_count(p.lse), tol);
+    backward(be, &p);
+    backward(&ops_ref, &want);
+    for (int i = 0; i < N_INPUTS; i++)
+        CHECK_CLOSE(p.grad[i].data, want.grad[i].data,
+                    tensor_count(want.grad[i]) * !tensor_is_none(want.grad[i]), 4 * tol);
+
+    /* the number of threads changes no bit */
+    struct problem one = twin(&p);
+    const int n_threads = omp_get_max_threads();
+
+    omp_set_num_threads(1);
+    forward(be, &one);
+    backward(be, &one);
+    omp_set_num_threads(n_threads);
+    CHECK_SAME_BITS(p.y.data, one.y.data, tensor_bytes(p.y));
+    CHECK_SAME_BITS(p.lse.data, one.lse.data, tensor_bytes(p.lse));
+    for (int i = 0; i < N_INPUTS; i++)
+        if (!tensor_is_none(p.in[i]))
+            CHECK_SAME_BITS(p.grad[i].data, one.grad[i].data, tensor_bytes(p.grad[i]));
+}
+
+/* Σ w·y at in + h·u. */
+static double loss_at(const struct ops *be, struct problem *p, int input, const float *u, double h)
+{
+    struct tensor kept = op_copy(p->in[input]);
+    float *x = p->in[input].data;
+
+    for (int64_t i = 0; i < tensor_count(kept); i++) x[i] = (float)(x[i] + h * u[i]);
+    forward(be, p);
+    memcpy(x, kept.data, (size_t)tensor_bytes(kept));
+    return check_dot(p->y.data, p->dy.data, tensor_count(p->y));
+}
+
+/* <J u, dy> by central differences against <u, Jᵀ dy>, for each input alone. */
+static void derivative(const struct ops *be)
+{
+    struct problem p = { .n = 1, .h = 5, .w = 4, .heads = 2, .d = 3, .window = 3, .rel = true };
+
+    problem_fill(&p, 40);
+    forward(be, &p);
+    backward(be, &p);
+    for (int input = 0; input < N_INPUTS; input++) {
+        const int64_t n = tensor_count(p.in[input]);
+        struct tensor u = op_filled(op_like(p.in[input]), 50 + (uint64_t)input, 0.5f, 0);
+        const float *grad = p.grad[input].data;
+        const double norm = sqrt(check_dot(grad, grad, n) / (double)n);
+
+        /* a random direction that leans along the gradient, so that its sign is not by chance */
+        for (int64_t i = 0; i < n; i++) ((float *)u.data)[i] += (float)(grad[i] / norm);
+        const double h = 4e-3, exact = check_dot(grad, u.data, n);
+        const double slope =
+            (loss_at(be, &p, input, u.data, h) - loss_at(be, &p, input, u.data, -h)) / (2 * h);
+
+        CHECK(norm > 0);
+        /* h² of the third derivative, and the rounding of y over h */
+        CHECK(fabs(slope - exact) <= 5e-4 * fabs(exact));
+        CHECK(!(fabs(slope + exact) <= 5e-4 * fabs(exact)));
+    }
+}
+
+/* Added, overwritten and unwanted gradients, each in its turn. */
+static void gradient_rule(const struct ops *be)
+{
+    struct problem p = { .n = 2, .h = 5, .w = 3, .heads = 2, .d = 8, .window = 4, .rel = true };
+
+    problem_fill(&p, 60);
+    forward(be, &p);
+    backward(be, &p);
+    for (int only = 0; only < N_INPUTS; only++) {
+        struct problem q = twin(&p);
+
+        for (int i = 0; i < N_INPUTS; i++)
+            if (i != only) q.grad[i] = only % 2 ? tensor_none() : op_no_data(q.grad[i]);
+        op_filled(q.grad[only], 70, 9, 0); /* garbage, overwritten */
+        backward(be, &q);
+        CHECK_SAME_BITS(q.grad[only].data, p.grad[only].data, tensor_bytes(p.grad[only]));
+        q.grad[only].add = true;
+        backward(be, &q);
+        for (int64_t i = 0; i < tensor_count(p.grad[only]); i++)
+            ((float *)p.grad[only].data)[i] *= 2;
+        CHECK_CLOSE(q.grad[only].data, p.grad[only].data, tensor_count(p.grad[only]), tol);
+    }
+    struct problem none = twin(&p);
+
+    for (int i = 0; i < N_INPUTS; i++) none.grad[i] = op_no_data(none.grad[i]);
+    backward(be, &none);
+}
+
+static void edges(const struct ops *be)
+{
+    /* no image: nothing is written but the parameters' zero gradients */
+    struct problem p = { .n = 0, .h = 5, .w = 3, .heads = 2, .d = 8, .window = 4, .rel = true };
+
+    problem_fill(&p, 80);
+    for (int i = BIAS; i < N_INPUTS; i++) op_filled(p.grad[i], 81, 1, 0);
+    forward(be, &p);
+    backward(be, &p);
+    for (int i = BIAS; i < N_INPUTS; i++) {
+        struct tensor zero = op_like(p.grad[i]);
+
+        CHECK_SAME_BITS(p.grad[i].data, zero.data, tensor_bytes(zero));
+    }
+
+    /* no padding: the bias gets zero, and may be none */
+    p = (struct problem){ .n = 1, .h = 4, .w = 4, .heads = 1, .d = 8, .window = 2, .rel = true };
+    problem_fill(&p, 82);
+    op_filled(p.grad[BIAS], 83, 1, 0);
+    forward(be, &p);
+    backward(be, &p);
+    struct tensor zero = op_like(p.grad[BIAS]);
+    CHECK_SAME_BITS(p.grad[BIAS].data, zero.data, tensor_bytes(zero));
+    struct problem q = twin(&p);
+    q.in[BIAS] = q.grad[BIAS] = tensor_none();
+    forward(be, &q);
+    backward(be, &q);
+    CHECK_SAME_BITS(q.y.data, p.y.data, tensor_bytes(p.y));
+    CHECK_SAME_BITS(q.grad[QKV].data, p.grad[QKV].data, tensor_bytes(p.grad[QKV]));
+
+    /* scores far apart: the row's maximum is subtracted */
+    p = (struct problem){ .n = 1, .h = 4, .w = 6, .heads = 2, .d = 16, .window = 4 };
+    problem_fill(&p, 84);
+    for (int64_t i = 0; i < tensor_count(p.in[QKV]); i++) ((float *)p.in[QKV].data)[i] *= 20;
+    struct problem want = twin(&p);
+    forward(be, &p);
+    forward(&ops_ref, &want);
+    /* a score of about 1000 is rounded to 1000 u before exp */
+    CHECK_CLOSE(p.y.data, want.y.data, tensor_count(p.y), 1000 * 5.96e-8);
+    CHECK_CLOSE(p.lse.data, want.lse.data, tensor_count(p.lse), tol);
+}
+
+static void shape_errors(const struct ops *be)
+{
+    struct problem p = { .n = 1, .h = 5, .w = 3, .heads = 2, .d = 8, .window = 4, .rel = true };
+
+    problem_fill(&p, 90);
+    struct problem empty = p;
+    for (int i = 0; i < N_INPUTS; i++) {
+        empty.in[i].data = NULL;
+        empty.grad[i].data = NULL;
+    }
+    empty.y.data = empty.lse.data = empty.dy.data = NULL;
+    OP_PLAN(be->attention_fwd(empty.y, empty.lse, empty.in[QKV], empty.in[BIAS], empty.in[REL_H],
+                              empty.in[REL_W], 2, 4, s));
+    OP_PLAN(be->attention_bwd(empty.grad[QKV], empty.grad[BIAS], empty.grad[REL_H],
+                              empty.grad[REL_W], empty.dy, empty.y, empty.lse, empty.in[QKV],
+                              empty.in[BIAS], empty.in[REL_H], empty.in[REL_W], 2, 4, s));
+
+    const struct tensor none = tensor_none();
+    struct tensor bytes = p.in[QKV], narrow = p.in[REL_W];
+
+    bytes.dtype = BF16;
+    narrow.dim[0]--;
+    OP_SHAPE_ERROR(
+        be->attention_fwd(p.y, p.lse, bytes, p.in[BIAS], p.in[REL_H], p.in[REL_W], 2, 4, s));
+    OP_SHAPE_ERROR(
+        be->attention_fwd(p.y, p.lse, p.in[QKV], none, p.in[REL_H], p.in[REL_W], 2, 4, s));
+    OP_SHAPE_ERROR(
+        be->attention_fwd(p.y, p.lse, p.in[QKV], p.in[BIAS], p.in[REL_H], none, 2, 4, s));
+    OP_SHAPE_ERROR(
+        be->attention_fwd(p.y, p.lse, p.in[QKV], p.in[BIAS], p.in[REL_H], narrow, 2, 4, s));
+    OP_SHAPE_ERROR(
+        be->attention_fwd(p.y, p.lse, p.in[QKV], p.in[BIAS], p.in[REL_H], p.in[REL_W], 5, 4, s));
+    OP_SHAPE_ERROR(
+        be->attention_fwd(p.y, p.lse, p.in[QKV], p.in[BIAS], p.in[REL_H], p.in[REL_W], 2, -1, s));
+    OP_SHAPE_ERROR(be->attention_bwd(p.grad[QKV], p.grad[BIAS], p.grad[REL_H], p.grad[REL_W], p.lse,
+                                     p.y, p.lse, p.in[QKV], p.in[BIAS], p.in[REL_H], p.in[REL_W], 2,
+                                     4, s));
+    OP_SHAPE_ERROR(be->attention_bwd(p.grad[BIAS], p.grad[BIAS], p.grad[REL_H], p.grad[REL_W], p.dy,
+                                     p.y, p.lse, p.in[QKV], p.in[BIAS], p.in[REL_H], p.in[REL_W], 2,
+                                     4, s));
+    OP_SHAPE_ERROR(be->attention_bwd(p.grad[QKV], p.grad[BIAS], p.grad[REL_H], none, p.dy, p.y,
+                                     p.lse, p.in[QKV], p.in[BIAS], none, none, 2, 4, s));
+}
+
+int main(int argc, char **argv)
+{
+    const struct ops *be = op_backend(argc, argv);
+    static const struct problem problems[] = {
+        { .n = 1, .h = 16, .w = 16, .heads = 3, .d = 64, .window = 7, .rel = true },
+        { .n = 1, .h = 16, .w = 16, .heads = 3, .d = 64, .window = 0, .rel = true },
+        { .n = 2, .h = 8, .w = 8, .heads = 2, .d = 64, .window = 4, .rel = true },
+        { .n = 1, .h = 16, .w = 15, .heads = 1, .d = 16, .window = 14, .rel = true },
+        { .n = 1,
+          .h = 17,
+          .w = 31,
+          .heads = 1,
+          .d = 8,
+          .window = 0,
+          .rel = true }, /* many blocks */
+        { .n = 2, .h = 5, .w = 9, .heads = 3, .d = 7, .window = 0, .rel = true },
+        { .n = 2, .h = 5, .w = 9, .heads = 2, .d = 5, .window = 4, .rel = false },
+        { .n = 1, .h = 3, .w = 2, .heads = 2, .d = 8, .window = 7, .rel = true },
+        { .n = 1, .h = 1, .w = 1, .heads = 1, .d = 1, .window = 0, .rel = true },
+        { .n = 3, .h = 2, .w = 3, .heads = 1, .d = 4, .window = 1, .rel = true },
+    };
+
+    for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
+        compare(be, problems[i], 10 * i + 1);
+    derivative(be);
+    gradient_rule(be);
+    edges(be);
+    shape_errors(be);
+    return check_done("attention");
+}
