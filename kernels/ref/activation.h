@@ -9,7 +9,7 @@
 static inline double activation_value(enum activation act, double v)
 {
     if (act == ACT_GELU) return 0.5 * v * (1 + erf(v * M_SQRT1_2));
-    if (act == ACT_RELU) return v > 0 ? v : 0;
+    if (act == ACT_RELU) return v < 0 ? 0 : v; /* NaN stays */
     return v;
 }
 

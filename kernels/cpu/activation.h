@@ -1,0 +1,69 @@
+/* GELU in single precision, written so that a loop over it vectorises: no branch, no call.
+ *
+ * erf is x P(x²)/Q(x²), fitted to minimise the greatest relative error on [0, 3.92] (1.9e-8 in
+ * exact arithmetic); beyond, erf differs from ±1 by less than half a unit in the last place.
+ * In float it is within 4e-7 everywhere and 7e-8 on average. NaN passes through. */
+#ifndef KERNELS_CPU_ACTIVATION_H
+#define KERNELS_CPU_ACTIVATION_H
+
+#include <math.h>
+#include <stdint.h>
+
+static inline float activation_erf(float x)
+{
+    const float bound = 3.92f;
+    const float above = x < -bound ? -bound : x;
+    const float v = above > bound ? bound : above, z = v * v;
+    float p = 2.0503187e-6f, q = 3.8082985e-5f;
+
+    p = p * z + 2.8466855e-4f;
+    p = p * z + 3.7589897e-3f;
+    p = p * z + 5.2727886e-2f;
+    p = p * z + 1.9026101e-1f;
+    p = p * z + 1.1283791f;
+    q = q * z + 1.1608110e-3f;
+    q = q * z + 1.4955934e-2f;
+    q = q * z + 1.1404755e-1f;
+    q = q * z + 5.0194722e-1f;
+    q = q * z + 1.0f;
+    return v * p / q;
+}
+
+/* e^x for x in [-87, 0], within 2 units in the last place; x outside is clamped. */
+static inline float activation_exp(float x)
+{
+    const float round = 12582912.0f; /* 1.5 · 2^23: adding it rounds to an integer */
+    const float v = x < -87.0f ? -87.0f : x;
+    const float n = (v * 1.44269504f + round) - round;
+    const float r = (v - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
+    float e = 1.9875691e-4f;
+
+    e = e * r + 1.3981999e-3f;
+    e = e * r + 8.3334519e-3f;
+    e = e * r + 4.1665796e-2f;
+    e = e * r + 1.6666665e-1f;
+    e = e * r + 5.0e-1f;
+    e = e * r * r + r + 1.0f;
+
+    const union {
+        uint32_t bits;
+        float value;
+    } power = { .bits = (uint32_t)((int32_t)n + 127) << 23 };
+
+    return e * power.value;
+}
+
+static inline float activation_gelu(float v)
+{
+    return 0.5f * v * (1.0f + activation_erf(v * (float)M_SQRT1_2));
+}
+
+/* d gelu / dv = Φ(v) + v φ(v) */
+static inline float activation_gelu_slope(float v)
+{
+    const float phi = 0.398942280f * activation_exp(-0.5f * v * v);
+
+    return 0.5f + 0.5f * activation_erf(v * (float)M_SQRT1_2) + v * phi;
+}
+
+#endif
