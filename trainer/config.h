@@ -102,20 +102,37 @@ struct config_list {
 #define CONFIG_C_LIST(section, key, ...) struct config_list section##_##key;
 #define CONFIG_C_CHOICE(section, key, ...) int section##_##key;
 
+#define CONFIG_COUNT(...) +1
+enum {
+    CONFIG_N_FIELDS = 0 CONFIG_FIELDS(CONFIG_COUNT, CONFIG_COUNT, CONFIG_COUNT, CONFIG_COUNT, CONFIG_COUNT, CONFIG_COUNT),
+    CONFIG_FILES = 8, /* a file and its ancestors */
+    CONFIG_COMMAND_LINE = -1
+};
+
+/* Where a field's value came from. */
+struct config_origin {
+    int line; /* of file[file]; 0: the default; CONFIG_COMMAND_LINE */
+    int file;
+};
+
 struct config {
     CONFIG_FIELDS(CONFIG_C_INT, CONFIG_C_NUMBER, CONFIG_C_FLAG, CONFIG_C_TEXT, CONFIG_C_LIST, CONFIG_C_CHOICE)
-    char name[CONFIG_TEXT]; /* the file's stem */
+    char name[CONFIG_TEXT];                        /* the file's stem */
+    struct config_origin origin[CONFIG_N_FIELDS];  /* in the table's order */
+    char file[CONFIG_FILES][CONFIG_TEXT];
+    int n_files;
 };
 
 /* All defaults. */
 void config_defaults(struct config *c);
 
-/* Reads path (after its `extends:` parent) and then applies overrides "section.key=value". Any wrong key, type or range: E_CONFIG
- * naming file, line and the nearest valid name. */
+/* Defaults, then path (after its `extends:` parent, whose path is relative to the file), then overrides "section.key=value"; ends with
+ * config_check. Any wrong key, type or range: E_CONFIG naming file, line and the nearest valid name. Sets *c only on success. */
 enum status config_load(struct config *c, const char *path, char *const *overrides,
                         int n_overrides) MUST_CHECK;
 
-/* Reads YAML text; for the fuzz target and tests. name stands for the file in messages. */
+/* Applies YAML text to *c, without `extends:` and without config_check: what config_dump wrote, as a checkpoint holds it. name stands
+ * for the file in messages. Changes *c only on success. */
 enum status config_parse(struct config *c, const char *text, int64_t n, const char *name) MUST_CHECK;
 
 enum status config_override(struct config *c, const char *assignment) MUST_CHECK;
@@ -123,10 +140,11 @@ enum status config_override(struct config *c, const char *assignment) MUST_CHECK
 /* Checks between fields: heads divide widths, window and blocks fit … */
 enum status config_check(const struct config *c) MUST_CHECK;
 
-/* The whole configuration as YAML that config_parse reads back to the same values. */
+/* The whole configuration as YAML that config_parse reads back to the same values, each with its origin in a comment. */
 enum status config_dump(const struct config *c, FILE *f) MUST_CHECK;
 
-/* A hash over all fields that change results; folders, threads, budget and retention do not. */
+/* A hash over all fields that change the result of some step; names, folders, threads, budget, retention and the number of steps
+ * do not, and the data has a hash of its own. */
 uint64_t config_hash(const struct config *c);
 
 /* The table for people: section.key, type, default, range, help. */
