@@ -1,0 +1,190 @@
+/* Gradient norm and AdamW: against sums and steps written out in double. */
+#include <math.h>
+
+#include "tests/kernels/op.h"
+
+static const struct ops *be;
+
+static double norm_of(struct tensor g)
+{
+    double sum = -1;
+
+    OP_RUN(be->grad_norm(&sum, g, s));
+    return sum;
+}
+
+static void test_norm(void)
+{
+    static const int64_t counts[] = { 0,
+                                      1,
+                                      5,
+                                      1000,
+                                      GRAD_NORM_BLOCK - 1,
+                                      GRAD_NORM_BLOCK,
+                                      GRAD_NORM_BLOCK + 1,
+                                      3 * GRAD_NORM_BLOCK + 17 };
+
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        struct tensor g = OP_FILLED(1, 2.0f, 0.1f, counts[i]);
+        const double want = check_dot(g.data, g.data, counts[i]);
+        double one;
+
+        CHECK(fabs(norm_of(g) - want) <= 1e-12 * want);
+        omp_set_num_threads(1);
+        one = norm_of(g);
+        omp_set_num_threads(2);
+        CHECK(norm_of(g) == one);
+    }
+}
+
+/* Squares beyond float's range count; what is not a number anywhere shows. */
+static void test_norm_extremes(void)
+{
+    const int64_t n = 2 * GRAD_NORM_BLOCK + 3, places[] = { 0, GRAD_NORM_BLOCK + 5, n - 1 };
+    struct tensor g = OP_ZEROS(F32, n);
+    float *p = g.data;
+
+    p[9] = 1e30f;
+    CHECK(fabs(norm_of(g) / ((double)1e30f * 1e30f) - 1) <= 1e-12);
+    p[9] = 0;
+    for (int i = 0; i < 3; i++) {
+        p[places[i]] = NAN;
+        CHECK(!isfinite(norm_of(g)));
+        p[places[i]] = -INFINITY;
+        CHECK(!isfinite(norm_of(g)));
+        p[places[i]] = 0;
+    }
+    CHECK(norm_of(g) == 0);
+}
+
+enum { N = 70000 };
+static const struct adamw_segment segments[] = {
+    { 3, 1.0f, 0.1f, false },      { 3, 1.0f, 0.1f, false }, /* empty */
+    { 1000, 0.5f, 0.0f, false },   { 1777, 0.7f, 0.1f, true },
+    { 66000, 0.8f, 0.05f, false }, { N, 1.0f, 0.0f, true }
+};
+enum { N_SEGMENTS = sizeof segments / sizeof *segments };
+
+/* Four steps beside a double of the formula; state is rounded to float once a step. */
+static void test_steps(void)
+{
+    struct adamw_options o = {
+        .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .grad_scale = 0.3f
+    };
+    struct tensor w = OP_FILLED(2, 1.0f, 0.0f, N), m = OP_ZEROS(F32, N), v = OP_ZEROS(F32, N);
+    const struct tensor start = op_copy(w);
+    double *dw = check_alloc(N * 8), *dm = check_alloc(N * 8), *dv = check_alloc(N * 8);
+    float *want = check_alloc(N * 4);
+
+    for (int i = 0; i < N; i++) dw[i] = ((float *)w.data)[i];
+    for (o.step = 1; o.step <= 4; o.step++) {
+        struct tensor g = OP_FILLED((uint64_t)(10 + o.step), 1.0f, 0.05f, N);
+        int64_t i = 0;
+
+        ((float *)g.data)[1] = 0; /* 0/(√0 + eps) */
+        for (int k = 0; k < N_SEGMENTS; k++)
+            for (; i < segments[k].end; i++) {
+                const double gi = (double)o.grad_scale * ((float *)g.data)[i];
+
+                if (segments[k].frozen) continue;
+                dm[i] = (double)o.beta1 * dm[i] + (1 - (double)o.beta1) * gi;
+                dv[i] = (double)o.beta2 * dv[i] + (1 - (double)o.beta2) * gi * gi;
+                dw[i] -= (double)o.lr * segments[k].lr_scale *
+                         (dm[i] / (1 - pow(o.beta1, (double)o.step)) /
+                              (sqrt(dv[i] / (1 - pow(o.beta2, (double)o.step))) + o.eps) +
+                          segments[k].decay * dw[i]);
+            }
+        OP_RUN(be->adamw(w, m, v, g, segments, N_SEGMENTS, &o, s));
+    }
+    for (int i = 0; i < N; i++) want[i] = (float)(dw[i] - ((float *)start.data)[i]);
+    for (int i = 0; i < N; i++) ((float *)w.data)[i] -= ((float *)start.data)[i];
+    CHECK_CLOSE(w.data, want, N, 1e-5); /* the way, of 1e-2 a step, in floats near 1: 6e-8/1e-2 */
+    for (int i = 0; i < N; i++) want[i] = (float)dm[i];
+    CHECK_CLOSE(m.data, want, N, 1e-6);
+    for (int i = 0; i < N; i++) want[i] = (float)dv[i];
+    CHECK_CLOSE(v.data, want, N, 1e-6);
+}
+
+/* Frozen weights keep their bits, whatever their gradient. */
+static void test_frozen(void)
+{
+    const struct adamw_options o = { 1e-2f, 0.9f, 0.95f, 1e-8f, 1.0f, 1 };
+    struct tensor w = OP_FILLED(3, 1.0f, 0.0f, N), m = OP_FILLED(4, 1.0f, 0.0f, N);
+    struct tensor v = OP_FILLED(5, 1.0f, 2.0f, N), g = OP_FILLED(6, 1.0f, 0.0f, N);
+    const struct tensor w0 = op_copy(w), m0 = op_copy(m), v0 = op_copy(v);
+    int64_t begin = 0;
+
+    ((float *)g.data)[1500] = NAN;
+    OP_RUN(be->adamw(w, m, v, g, segments, N_SEGMENTS, &o, s));
+    for (int k = 0; k < N_SEGMENTS; k++) {
+        const int64_t bytes = (segments[k].end - begin) * 4;
+
+        if (segments[k].frozen) {
+            CHECK_SAME_BITS((float *)w.data + begin, (float *)w0.data + begin, bytes);
+            CHECK_SAME_BITS((float *)m.data + begin, (float *)m0.data + begin, bytes);
+            CHECK_SAME_BITS((float *)v.data + begin, (float *)v0.data + begin, bytes);
+        } else {
+            int64_t n_moved = 0;
+
+            for (int64_t i = begin; i < segments[k].end; i++)
+                n_moved += ((float *)w.data)[i] != ((float *)w0.data)[i] &&
+                           ((float *)m.data)[i] != ((float *)m0.data)[i];
+            CHECK(n_moved * 100 >= (segments[k].end - begin) * 99);
+        }
+        begin = segments[k].end;
+    }
+}
+
+static void test_threads(void)
+{
+    const struct adamw_options o = { 1e-3f, 0.9f, 0.999f, 1e-8f, 0.5f, 7 };
+    struct tensor w = OP_FILLED(7, 1.0f, 0.0f, N), m = OP_FILLED(8, 0.1f, 0.0f, N);
+    struct tensor v = OP_FILLED(9, 0.1f, 0.2f, N), g = OP_FILLED(10, 1.0f, 0.0f, N);
+    struct tensor w1 = op_copy(w), m1 = op_copy(m), v1 = op_copy(v);
+
+    omp_set_num_threads(1);
+    OP_RUN(be->adamw(w1, m1, v1, g, segments, N_SEGMENTS, &o, s));
+    omp_set_num_threads(2);
+    OP_RUN(be->adamw(w, m, v, g, segments, N_SEGMENTS, &o, s));
+    CHECK_SAME_BITS(w.data, w1.data, N * 4);
+    CHECK_SAME_BITS(m.data, m1.data, N * 4);
+    CHECK_SAME_BITS(v.data, v1.data, N * 4);
+}
+
+static void test_plan_and_shapes(void)
+{
+    const struct adamw_options o = { 1e-3f, 0.9f, 0.999f, 1e-8f, 0.5f, 1 }, zero = { .step = 0 };
+    const struct adamw_segment back[] = { { 6, 1, 0, false },
+                                          { 4, 1, 0, false },
+                                          { 8, 1, 0, false } };
+    const struct adamw_segment whole = { 8, 1, 0, false };
+    struct tensor t = OP_ZEROS(F32, 8), none = tensor_1d(NULL, F32, 8);
+    struct tensor empty = OP_ZEROS(F32, 0);
+    double sum = 3;
+
+    OP_PLAN(be->grad_norm(&sum, none, s));
+    CHECK(sum == 3);
+    OP_PLAN(be->adamw(none, none, none, none, &whole, 1, &o, s));
+    OP_RUN(be->adamw(empty, empty, empty, empty, NULL, 0, &o, s));
+    log_set_level(LOG_ERROR);
+    OP_SHAPE_ERROR(be->grad_norm(&sum, tensor_2d(t.data, F32, 2, 4), s));
+    OP_SHAPE_ERROR(be->grad_norm(&sum, tensor_1d(t.data, BF16, 8), s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_1d(t.data, F32, 7), &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, tensor_1d(t.data, I32, 8), t, t, &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, t, back, 3, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, t, back, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, t, NULL, 0, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, t, &whole, 1, &zero, s));
+}
+
+int main(int argc, char **argv)
+{
+    be = op_backend(argc, argv);
+    test_norm();
+    test_norm_extremes();
+    test_steps();
+    test_frozen();
+    test_threads();
+    test_plan_and_shapes();
+    return check_done("optimizer");
+}
