@@ -27,12 +27,13 @@ void column_sum(float *out, const float *x, int64_t ld, int64_t rows, int64_t co
     if (c < cols) tile_sum(out + c, x + c, ld, rows, cols - c);
 }
 
-void column_sum_finish(float *out, bool add, const float *partial, int64_t n_blocks, int64_t cols)
+void column_sum_finish(float *out, bool add, const float *partial, int64_t ld, int64_t n_blocks,
+                       int64_t cols)
 {
     for (int64_t c = 0; c < cols; c++) {
         double sum = add ? out[c] : 0;
 
-        for (int64_t b = 0; b < n_blocks; b++) sum += partial[b * cols + c];
+        for (int64_t b = 0; b < n_blocks; b++) sum += partial[b * ld + c];
         out[c] = (float)sum;
     }
 }

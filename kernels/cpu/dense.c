@@ -9,21 +9,23 @@
 /* Rows of a backward block: its dpre is still in the cache when dx and db are made of it. */
 enum { MIN_ROWS = 64, MAX_ROWS = 512, N_BLOCKS = 8 };
 
-void dense_activate(float *y, float *pre, const float *b, enum activation act, int64_t n)
+void dense_activate(float *y, float *pre, const float *x, const float *b, enum activation act,
+                    int64_t n)
 {
     if (act == ACT_GELU) {
         for (int64_t i = 0; i < n; i++) {
-            const float v = b ? y[i] + b[i] : y[i];
+            const float v = b ? x[i] + b[i] : x[i];
 
             pre[i] = v;
             y[i] = activation_gelu(v);
         }
         return;
     }
-    if (b)
-        for (int64_t i = 0; i < n; i++) y[i] += b[i];
-    if (act == ACT_RELU)
-        for (int64_t i = 0; i < n; i++) y[i] = y[i] < 0 ? 0 : y[i];
+    for (int64_t i = 0; i < n; i++) {
+        const float v = b ? x[i] + b[i] : x[i];
+
+        y[i] = act == ACT_RELU && v < 0 ? 0 : v;
+    }
 }
 
 void dense_slope(float *dpre, const float *dy, const float *y, const float *pre,
@@ -51,7 +53,7 @@ static void fwd_block(float *y, float *pre, const float *x, const float *w, cons
     for (int64_t n = i; n < end; n++) {
         const int64_t at = n * d.n_out + j;
 
-        dense_activate(y + at, pre ? pre + at : NULL, b ? b + j : NULL, d.act, cols);
+        dense_activate(y + at, pre ? pre + at : NULL, y + at, b ? b + j : NULL, d.act, cols);
     }
 }
 
@@ -110,7 +112,7 @@ void dense_bwd(struct tensor dx, struct tensor dw, struct tensor db, const float
             gemm_serial(false, false, rows, d.n_in, d.n_out, 1, dpre + at, d.n_out, w, d.n_in,
                         dx.add ? 1 : 0, (float *)dx.data + first * d.n_in, d.n_in);
     }
-    if (db.data) column_sum_finish(db.data, db.add, partial, n_blocks, d.n_out);
+    if (db.data) column_sum_finish(db.data, db.add, partial, d.n_out, n_blocks, d.n_out);
     if (dw.data)
         gemm_parallel(true, false, d.n_out, d.n_in, d.rows, 1, dpre, d.n_out, x, d.n_in,
                       dw.add ? 1 : 0, dw.data, d.n_in);

@@ -25,7 +25,8 @@ void dense_bwd(struct tensor dx, struct tensor dw, struct tensor db, const float
 void dense_slope(float *dpre, const float *dy, const float *y, const float *pre,
                  enum activation act, int64_t n);
 
-/* y = act(pre), pre = y + b over one row of n, on the calling thread; b may be NULL. */
-void dense_activate(float *y, float *pre, const float *b, enum activation act, int64_t n);
+/* y = act(pre), pre = x + b over one row of n, on the calling thread; x may be y, b NULL. */
+void dense_activate(float *y, float *pre, const float *x, const float *b, enum activation act,
+                    int64_t n);
 
 #endif

@@ -1,10 +1,161 @@
-#include "kernels/layernorm.h"
+#include "kernels/layernorm_check.h"
+
+#include "kernels/cpu/activation.h"
+#include "kernels/cpu/column_sum.h"
+
+/* Rows of one piece of work: fixed by the shape, so that the sums of the parameters' gradients do
+ * not depend on the number of threads. Within a block they are added in runs of RUN_ROWS. */
+enum { N_BLOCKS = 16, MIN_ROWS = 32, MAX_ROWS = 1024, RUN_ROWS = 32, PARALLEL_FROM = 16384 };
+
+static int64_t rows_of_block(int64_t n_rows)
+{
+    const int64_t even = ((n_rows + N_BLOCKS - 1) / N_BLOCKS + 15) / 16 * 16;
+
+    if (even < MIN_ROWS) return MIN_ROWS;
+    return even > MAX_ROWS ? MAX_ROWS : even;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+struct fwd {
+    float *y, *mean, *rstd;
+    const float *x, *gamma, *beta;
+    float eps;
+    enum activation act;
+};
+
+/* Inlined once for each width that has a loop of its own: the count is then a constant. */
+static inline __attribute__((always_inline)) void fwd_rows(const struct fwd *f, int64_t first,
+                                                           int64_t end, int64_t n_c)
+{
+    const float *gamma = f->gamma, *beta = f->beta;
+
+    for (int64_t n = first; n < end; n++) {
+        const float *x = f->x + n * n_c;
+        float *y = f->y + n * n_c;
+        float sum = 0, squares = 0;
+
+#pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < n_c; c++) sum += x[c];
+        const float mean = sum / (float)n_c;
+
+#pragma omp simd reduction(+ : squares)
+        for (int64_t c = 0; c < n_c; c++) squares += (x[c] - mean) * (x[c] - mean);
+        const float rstd = 1.0f / sqrtf(squares / (float)n_c + f->eps);
+
+        f->mean[n] = mean;
+        f->rstd[n] = rstd;
+        if (f->act == ACT_GELU) {
+#pragma omp simd
+            for (int64_t c = 0; c < n_c; c++)
+                y[c] = activation_gelu((x[c] - mean) * rstd * gamma[c] + beta[c]);
+        } else {
+#pragma omp simd
+            for (int64_t c = 0; c < n_c; c++) y[c] = (x[c] - mean) * rstd * gamma[c] + beta[c];
+        }
+    }
+}
+
+static void fwd_block(const struct fwd *f, int64_t first, int64_t end, int64_t n_c)
+{
+    if (n_c == 4)
+        fwd_rows(f, first, end, 4);
+    else if (n_c == 16)
+        fwd_rows(f, first, end, 16);
+    else if (n_c == 32)
+        fwd_rows(f, first, end, 32);
+    else if (n_c == 64)
+        fwd_rows(f, first, end, 64);
+    else
+        fwd_rows(f, first, end, n_c);
+}
 
 enum status layernorm_fwd_cpu(struct tensor y, struct tensor mean, struct tensor rstd,
                               struct tensor x, struct tensor gamma, struct tensor beta, float eps,
                               enum activation act, struct stream *s)
 {
-    return layernorm_fwd_ref(y, mean, rstd, x, gamma, beta, eps, act, s);
+    TRY(layernorm_fwd_check(y, mean, rstd, x, gamma, beta, act));
+    STREAM_NO_SCRATCH(s);
+
+    const int64_t n_rows = tensor_rows(x), n_c = tensor_cols(x), step = rows_of_block(n_rows);
+    const struct fwd f = { y.data, mean.data, rstd.data, x.data, gamma.data, beta.data, eps, act };
+
+#pragma omp parallel for schedule(static) if (n_rows * n_c > PARALLEL_FROM)
+    for (int64_t first = 0; first < n_rows; first += step)
+        fwd_block(&f, first, min64(first + step, n_rows), n_c);
+    return OK;
+}
+
+struct bwd {
+    struct tensor dx;
+    const float *dy, *x, *gamma, *beta, *mean, *rstd;
+    enum activation act;
+};
+
+/* sums: dgamma then dbeta, zeroed here; work: 3 n_c floats. */
+static inline __attribute__((always_inline)) void bwd_rows(const struct bwd *p,
+                                                           float *restrict sums,
+                                                           float *restrict work, int64_t first,
+                                                           int64_t end, int64_t n_c)
+{
+    const float *gamma = p->gamma, *beta = p->beta;
+    float *dx_all = p->dx.data, *restrict run = work, *restrict g = work + 2 * n_c;
+
+    for (int64_t c = 0; c < 2 * n_c; c++) sums[c] = run[c] = 0;
+    for (int64_t n = first; n < end; n++) {
+        const float *x = p->x + n * n_c, *dy = p->dy + n * n_c;
+        const float mean = p->mean[n], rstd = p->rstd[n];
+        float plain = 0, weighted = 0;
+
+#pragma omp simd reduction(+ : plain, weighted)
+        for (int64_t c = 0; c < n_c; c++) {
+            const float xhat = (x[c] - mean) * rstd;
+            const float slope =
+                p->act == ACT_GELU ? activation_gelu_slope(xhat * gamma[c] + beta[c]) : 1.0f;
+            const float gc = dy[c] * slope;
+
+            run[c] += gc * xhat;
+            run[n_c + c] += gc;
+            g[c] = gc * gamma[c];
+            plain += g[c];
+            weighted += g[c] * xhat;
+        }
+        plain /= (float)n_c;
+        weighted /= (float)n_c;
+        if (dx_all) {
+            float *dx = dx_all + n * n_c;
+
+#pragma omp simd
+            for (int64_t c = 0; c < n_c; c++) {
+                const float v = rstd * (g[c] - plain - (x[c] - mean) * rstd * weighted);
+
+                dx[c] = p->dx.add ? dx[c] + v : v;
+            }
+        }
+        if ((n - first) % RUN_ROWS == RUN_ROWS - 1 || n == end - 1)
+            for (int64_t c = 0; c < 2 * n_c; c++) {
+                sums[c] += run[c];
+                run[c] = 0;
+            }
+    }
+}
+
+static void bwd_block(const struct bwd *p, float *sums, float *work, int64_t first, int64_t end,
+                      int64_t n_c)
+{
+    if (n_c == 4)
+        bwd_rows(p, sums, work, first, end, 4);
+    else if (n_c == 16)
+        bwd_rows(p, sums, work, first, end, 16);
+    else if (n_c == 32)
+        bwd_rows(p, sums, work, first, end, 32);
+    else if (n_c == 64)
+        bwd_rows(p, sums, work, first, end, 64);
+    else
+        bwd_rows(p, sums, work, first, end, n_c);
 }
 
 enum status layernorm_bwd_cpu(struct tensor dx, struct tensor dgamma, struct tensor dbeta,
@@ -12,5 +163,21 @@ enum status layernorm_bwd_cpu(struct tensor dx, struct tensor dgamma, struct ten
                               struct tensor beta, struct tensor mean, struct tensor rstd,
                               enum activation act, struct stream *s)
 {
-    return layernorm_bwd_ref(dx, dgamma, dbeta, dy, x, gamma, beta, mean, rstd, act, s);
+    TRY(layernorm_bwd_check(dx, dgamma, dbeta, dy, x, gamma, beta, mean, rstd, act));
+    const int64_t n_rows = tensor_rows(x), n_c = tensor_cols(x), step = rows_of_block(n_rows);
+    const int64_t n_blocks = (n_rows + step - 1) / step;
+    float *sums; /* (n_blocks, 2, n_c), then the work space of each block */
+
+    STREAM_SCRATCH(s, sums, n_blocks * 5 * n_c * (int64_t)sizeof *sums);
+
+    const struct bwd p = { dx, dy.data, x.data, gamma.data, beta.data, mean.data, rstd.data, act };
+    float *work = sums + n_blocks * 2 * n_c;
+
+#pragma omp parallel for schedule(static) if (n_rows * n_c > PARALLEL_FROM)
+    for (int64_t block = 0; block < n_blocks; block++)
+        bwd_block(&p, sums + block * 2 * n_c, work + block * 3 * n_c, block * step,
+                  min64((block + 1) * step, n_rows), n_c);
+    if (dgamma.data) column_sum_finish(dgamma.data, dgamma.add, sums, 2 * n_c, n_blocks, n_c);
+    if (dbeta.data) column_sum_finish(dbeta.data, dbeta.add, sums + n_c, 2 * n_c, n_blocks, n_c);
+    return OK;
 }
