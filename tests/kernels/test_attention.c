@@ -136,6 +136,8 @@ static void gradient_rule(const struct ops *be)
     for (int only = 0; only < N_INPUTS; only++) {
         struct problem q = twin(&p);
 
+        q.y = p.y;
+        q.lse = p.lse;
         for (int i = 0; i < N_INPUTS; i++)
             if (i != only) q.grad[i] = only % 2 ? tensor_none() : op_no_data(q.grad[i]);
         op_filled(q.grad[only], 70, 9, 0); /* garbage, overwritten */
@@ -147,7 +149,7 @@ static void gradient_rule(const struct ops *be)
             ((float *)p.grad[only].data)[i] *= 2;
         CHECK_CLOSE(q.grad[only].data, p.grad[only].data, tensor_count(p.grad[only]), tol);
     }
-    struct problem none = twin(&p);
+    struct problem none = p;
 
     for (int i = 0; i < N_INPUTS; i++) none.grad[i] = op_no_data(none.grad[i]);
     backward(be, &none);
