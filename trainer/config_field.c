@@ -273,6 +273,10 @@ void config_field_default(struct config *c, int i)
 /* The shortest decimal that reads back as the same double. */
 static void print_number(double x, char *buf, size_t n)
 {
+    if (x == floor(x) && fabs(x) < 1e15) {
+        snprintf(buf, n, "%.0f", x);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(buf, n, "%.*g", digits, x);
         if (strtod(buf, NULL) == x) return;
