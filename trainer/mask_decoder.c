@@ -1,0 +1,215 @@
+#include "trainer/mask_decoder.h"
+
+#include <stdio.h>
+
+/* While the decoder is recorded. */
+struct state {
+    struct model *m;
+    struct mask_decoder *d;
+    int64_t M, H, C;       /* H: side of the token grid */
+    int image, image_pe;   /* (1,T,C) while shared by all masks, then (M,T,C); (T,C) */
+    int tokens, tokens_pe; /* (M,t,C) */
+    bool shared;
+    int64_t salt; /* numbers the dropouts */
+};
+
+/* x + dropout(y); x may be PROGRAM_NONE. */
+static int residual(struct state *s, int x, int y)
+{
+    const float rate = s->m->train ? (float)s->m->config->train_dropout : 0;
+
+    if (x == PROGRAM_NONE && rate == 0) return y;
+    return program_residual(s->m->program, x, y, PROGRAM_NONE, rate > 0 ? s->d->key : PROGRAM_NONE,
+                            rate, s->salt++);
+}
+
+/* Attention with its four projections. n_keys: counts, or PROGRAM_NONE for all keys. */
+static int attend(struct state *s, const char *name, int q, int k, int v, int n_keys)
+{
+    struct model *m = s->m;
+    int y;
+
+    q = model_linear(m, q, ACT_NONE, "mask_decoder.transformer.%s.q_proj", name);
+    k = model_linear(m, k, ACT_NONE, "mask_decoder.transformer.%s.k_proj", name);
+    v = model_linear(m, v, ACT_NONE, "mask_decoder.transformer.%s.v_proj", name);
+    y = program_cross_attention(m->program, q, k, v, n_keys, (int)m->config->model_decoder_heads);
+    return model_linear(m, y, ACT_NONE, "mask_decoder.transformer.%s.out_proj", name);
+}
+
+static int norm(struct state *s, int x, const char *name)
+{
+    return model_layernorm(s->m, x, 1e-5f, ACT_NONE, "mask_decoder.transformer.%s", name);
+}
+
+static const char *in_layer(char text[PARAM_NAME], int layer, const char *name)
+{
+    snprintf(text, PARAM_NAME, "layers.%d.%s", layer, name);
+    return text;
+}
+
+/* tokens attend to the image */
+static void token_to_image(struct state *s, const char *name, int image_at)
+{
+    const int q = program_add(s->m->program, s->tokens, s->tokens_pe);
+
+    s->tokens = residual(s, s->tokens, attend(s, name, q, image_at, s->image, PROGRAM_NONE));
+}
+
+static void image_to_token(struct state *s, const char *name, int image_at)
+{
+    struct program *p = s->m->program;
+    const int k = program_add(p, s->tokens, s->tokens_pe);
+    const int y = attend(s, name, image_at, k, s->tokens, s->d->n_tokens);
+
+    s->image = s->shared ? program_add(p, s->image, residual(s, PROGRAM_NONE, y))
+                         : residual(s, s->image, y);
+    s->shared = false;
+}
+
+static void layer(struct state *s, int i)
+{
+    struct program *p = s->m->program;
+    char t[PARAM_NAME];
+    int y, image_at;
+
+    if (i == 0) { /* the output replaces the tokens, and no position is added */
+        y = attend(s, in_layer(t, i, "self_attn"), s->tokens, s->tokens, s->tokens, s->d->n_tokens);
+        s->tokens = residual(s, PROGRAM_NONE, y);
+    } else {
+        const int q = program_add(p, s->tokens, s->tokens_pe);
+
+        y = attend(s, in_layer(t, i, "self_attn"), q, q, s->tokens, s->d->n_tokens);
+        s->tokens = residual(s, s->tokens, y);
+    }
+    s->tokens = norm(s, s->tokens, in_layer(t, i, "norm1"));
+    image_at = program_add(p, s->image, s->image_pe);
+    token_to_image(s, in_layer(t, i, "cross_attn_token_to_image"), image_at);
+    s->tokens = norm(s, s->tokens, in_layer(t, i, "norm2"));
+    y = model_linear(s->m, s->tokens, ACT_RELU, "mask_decoder.transformer.layers.%d.mlp.lin1", i);
+    y = model_linear(s->m, y, ACT_NONE, "mask_decoder.transformer.layers.%d.mlp.lin2", i);
+    s->tokens = norm(s, residual(s, s->tokens, y), in_layer(t, i, "norm3"));
+    image_to_token(s, in_layer(t, i, "cross_attn_image_to_token"), image_at);
+    s->image = norm(s, s->image, in_layer(t, i, "norm4"));
+}
+
+/* One of the convolutions that bring the fed-back mask to the size of the embedding. */
+static int downscale(struct model *m, int x, int index, int norm_index)
+{
+    x = program_patch_conv(
+        m->program, x, model_param(m, "prompt_encoder.mask_downscaling.%d.weight", index),
+        model_param(m, "prompt_encoder.mask_downscaling.%d.bias", index), ACT_NONE);
+    if (norm_index < 0) return x;
+    return model_layernorm(m, x, 1e-6f, ACT_GELU, "prompt_encoder.mask_downscaling.%d", norm_index);
+}
+
+/* The embedding plus the mask prompt, or what stands for none. */
+static void add_dense(struct state *s, const struct mask_decoder_shape *shape)
+{
+    struct model *m = s->m;
+    struct program *p = m->program;
+    struct mask_decoder *d = s->d;
+    const int64_t H = s->H, T = H * H, C = s->C;
+    int x;
+
+    if (!shape->mask_prompt) {
+        d->mask = PROGRAM_NONE;
+        d->dense = model_param(m, "prompt_encoder.no_mask_embed.weight"); /* (1,C) */
+        x = program_add(p, PROGRAM_VIEW(p, d->embedding, T, C), d->dense);
+        s->image = PROGRAM_VIEW(p, x, 1, T, C);
+        s->shared = true;
+        return;
+    }
+    d->mask = PROGRAM_INPUT(p, F32, shape->mask_prompt_grad, s->M, 4 * H, 4 * H);
+    x = PROGRAM_VIEW(p, d->mask, s->M, 4 * H, 4 * H, 1);
+    x = downscale(m, x, 0, 1);
+    x = downscale(m, x, 3, 4);
+    d->dense = downscale(m, x, 6, -1); /* (M,H,H,C) */
+    s->image = program_add(p, PROGRAM_VIEW(p, d->embedding, 1, T, C),
+                           PROGRAM_VIEW(p, d->dense, s->M, T, C));
+    s->shared = false;
+}
+
+static void add_tokens(struct state *s, const struct mask_decoder_shape *shape)
+{
+    struct model *m = s->m;
+    struct program *p = m->program;
+    struct mask_decoder *d = s->d;
+    int table[POSENC_TABLE];
+
+    d->coords = PROGRAM_INPUT(p, F32, false, s->M, shape->n_points, 2);
+    d->labels = PROGRAM_INPUT(p, I32, false, s->M, shape->n_points);
+    d->n_points = PROGRAM_INPUT(p, I32, false, s->M);
+    d->n_tokens = PROGRAM_INPUT(p, I32, false, s->M);
+    table[0] = model_param(m, "prompt_encoder.not_a_point_embed.weight");
+    for (int i = 1; i < POSENC_TABLE; i++)
+        table[i] = model_param(m, "prompt_encoder.point_embeddings.%d.weight", i - 1);
+    d->sparse = program_prompt_tokens(
+        p, d->coords, d->labels, d->n_points,
+        model_param(m, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+        model_param(m, "mask_decoder.iou_token.weight"),
+        model_param(m, "mask_decoder.mask_tokens.weight"), table, (int)m->config->model_image_size);
+    s->tokens = s->tokens_pe = d->sparse;
+}
+
+/* Three layers on one token of every mask: (M,t,C) to (M,out). */
+static int head(struct state *s, int64_t token, const char *name)
+{
+    struct model *m = s->m;
+    int x = program_slice(m->program, s->tokens, token, 1);
+
+    x = PROGRAM_VIEW(m->program, x, s->M, s->C);
+    x = model_linear(m, x, ACT_RELU, "mask_decoder.%s.layers.0", name);
+    x = model_linear(m, x, ACT_RELU, "mask_decoder.%s.layers.1", name);
+    return model_linear(m, x, ACT_NONE, "mask_decoder.%s.layers.2", name);
+}
+
+static void add_outputs(struct state *s, const struct mask_decoder_shape *shape)
+{
+    struct model *m = s->m;
+    struct program *p = m->program;
+    const char *up = "mask_decoder.output_upscaling";
+    int x = PROGRAM_VIEW(p, s->image, s->M, s->H, s->H, s->C), h[MASK_TOKENS], iou;
+    char name[PARAM_NAME];
+
+    x = program_upconv(p, x, model_param(m, "%s.0.weight", up), model_param(m, "%s.0.bias", up),
+                       ACT_NONE);
+    x = model_layernorm(m, x, 1e-6f, ACT_GELU, "%s.1", up);
+    x = program_upconv(p, x, model_param(m, "%s.3.weight", up), model_param(m, "%s.3.bias", up),
+                       ACT_GELU); /* (M,4H,4H,C/8) */
+    for (int k = 0; k < shape->n_out; k++) {
+        snprintf(name, sizeof name, "output_hypernetworks_mlps.%d", shape->first_mask + k);
+        h[k] = head(s, 1 + shape->first_mask + k, name);
+    }
+    s->d->logits = program_mask_product(p, h, shape->n_out, x);
+    iou = PROGRAM_VIEW(p, head(s, 0, "iou_prediction_head"), s->M, MASK_TOKENS, 1);
+    iou = program_slice(p, iou, shape->first_mask, shape->n_out);
+    s->d->iou = PROGRAM_VIEW(p, iou, s->M, shape->n_out);
+    program_output(p, s->d->logits);
+    program_output(p, s->d->iou);
+}
+
+void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape, bool keep,
+                        struct mask_decoder *d)
+{
+    const struct config *c = m->config;
+    struct program *p = m->program;
+    const int64_t H = c->model_image_size / c->model_patch_size, C = c->model_prompt_dim;
+    struct state s = { .m = m, .d = d, .M = shape->n_masks, .H = H, .C = C };
+    char name[PARAM_NAME];
+    int image_at;
+
+    d->embedding = PROGRAM_INPUT(p, F32, true, 1, H, H, C);
+    d->image_pe = PROGRAM_INPUT(p, F32, false, H, H, C);
+    d->key = m->train && c->train_dropout > 0 ? PROGRAM_INPUT(p, I64, false, 2) : PROGRAM_NONE;
+    s.image_pe = PROGRAM_VIEW(p, d->image_pe, H * H, C);
+    add_tokens(&s, shape);
+    add_dense(&s, shape);
+    if (keep) program_output(p, d->sparse);
+    if (keep && shape->mask_prompt) program_output(p, d->dense);
+    for (int i = 0; i < (int)c->model_decoder_depth; i++) layer(&s, i);
+    snprintf(name, sizeof name, "final_attn_token_to_image");
+    image_at = program_add(p, s.image, s.image_pe);
+    token_to_image(&s, name, image_at);
+    s.tokens = norm(&s, s.tokens, "norm_final_attn");
+    add_outputs(&s, shape);
+}

@@ -1,0 +1,262 @@
+#include "trainer/program_ops.h"
+
+/* ---- linear and convolutions: in x w b, out y pre ------------------------------------------- */
+static enum status linear_forward(const struct node *n, const struct ops *ops,
+                                  struct node_operands *o, struct stream *s)
+{
+    return ops->linear_fwd(o->out[0], o->out[1], o->in[0], o->in[1], o->in[2], n->act, s);
+}
+
+static enum status linear_backward(const struct node *n, const struct ops *ops,
+                                   struct node_operands *o, struct stream *s)
+{
+    return ops->linear_bwd(o->g_in[0], o->g_in[1], o->g_in[2], o->g_out, o->in[0], o->in[1],
+                           o->out[0], o->out[1], n->act, s);
+}
+
+/* Every output element of these is a sum over w's other dimensions. */
+static void linear_macs(const struct node *n, const struct node_operands *o, double *here,
+                        double *reference)
+{
+    const double rows = (double)tensor_rows(o->in[0]);
+
+    *here = rows * (double)tensor_count(o->in[1]);
+    *reference = *here * n->reference_rows;
+}
+
+static enum status patch_conv_forward(const struct node *n, const struct ops *ops,
+                                      struct node_operands *o, struct stream *s)
+{
+    return ops->patch_conv_fwd(o->out[0], o->out[1], o->in[0], o->in[1], o->in[2], n->act, s);
+}
+
+static enum status patch_conv_backward(const struct node *n, const struct ops *ops,
+                                       struct node_operands *o, struct stream *s)
+{
+    return ops->patch_conv_bwd(o->g_in[0], o->g_in[1], o->g_in[2], o->g_out, o->in[0], o->in[1],
+                               o->out[0], o->out[1], n->act, s);
+}
+
+/* One product with all of w for every output pixel. */
+static void conv_macs(const struct node *n, const struct node_operands *o, double *here,
+                      double *reference)
+{
+    (void)n;
+    *here = (double)tensor_rows(o->out[0]) * (double)tensor_count(o->in[1]);
+    *reference = *here;
+}
+
+static enum status conv3x3_forward(const struct node *n, const struct ops *ops,
+                                   struct node_operands *o, struct stream *s)
+{
+    (void)n;
+    return ops->conv3x3_fwd(o->out[0], o->in[0], o->in[1], s);
+}
+
+static enum status conv3x3_backward(const struct node *n, const struct ops *ops,
+                                    struct node_operands *o, struct stream *s)
+{
+    (void)n;
+    return ops->conv3x3_bwd(o->g_in[0], o->g_in[1], o->g_out, o->in[0], o->in[1], s);
+}
+
+static enum status upconv_forward(const struct node *n, const struct ops *ops,
+                                  struct node_operands *o, struct stream *s)
+{
+    return ops->upconv_fwd(o->out[0], o->out[1], o->in[0], o->in[1], o->in[2], n->act, s);
+}
+
+static enum status upconv_backward(const struct node *n, const struct ops *ops,
+                                   struct node_operands *o, struct stream *s)
+{
+    return ops->upconv_bwd(o->g_in[0], o->g_in[1], o->g_in[2], o->g_out, o->in[0], o->in[1],
+                           o->out[0], o->out[1], n->act, s);
+}
+
+/* ---- layernorm: in x gamma beta, out y mean rstd -------------------------------------------- */
+static enum status layernorm_forward(const struct node *n, const struct ops *ops,
+                                     struct node_operands *o, struct stream *s)
+{
+    return ops->layernorm_fwd(o->out[0], o->out[1], o->out[2], o->in[0], o->in[1], o->in[2], n->eps,
+                              n->act, s);
+}
+
+static enum status layernorm_backward(const struct node *n, const struct ops *ops,
+                                      struct node_operands *o, struct stream *s)
+{
+    return ops->layernorm_bwd(o->g_in[0], o->g_in[1], o->g_in[2], o->g_out, o->in[0], o->in[1],
+                              o->in[2], o->out[1], o->out[2], n->act, s);
+}
+
+static void no_macs(const struct node *n, const struct node_operands *o, double *here,
+                    double *reference)
+{
+    (void)n;
+    (void)o;
+    *here = *reference = 0; /* by the field's custom, norms and sums are not counted */
+}
+
+/* ---- attention: in qkv qkv_bias rel_h rel_w, out y lse -------------------------------------- */
+static enum status attention_forward(const struct node *n, const struct ops *ops,
+                                     struct node_operands *o, struct stream *s)
+{
+    return ops->attention_fwd(o->out[0], o->out[1], o->in[0], o->in[1], o->in[2], o->in[3],
+                              n->n_heads, n->window, s);
+}
+
+static enum status attention_backward(const struct node *n, const struct ops *ops,
+                                      struct node_operands *o, struct stream *s)
+{
+    return ops->attention_bwd(o->g_in[0], o->g_in[1], o->g_in[2], o->g_in[3], o->g_out, o->out[0],
+                              o->out[1], o->in[0], o->in[1], o->in[2], o->in[3], n->n_heads,
+                              n->window, s);
+}
+
+/* Scores, their product with v, and the two relative-position products. */
+static void attention_macs(const struct node *n, const struct node_operands *o, double *here,
+                           double *reference)
+{
+    const struct tensor y = o->out[0];
+    const int64_t H = y.dim[1], W = y.dim[2], w = n->window;
+    const int64_t ph = w > 0 ? (H + w - 1) / w * w : H, pw = w > 0 ? (W + w - 1) / w * w : W;
+    const double keys = w > 0 ? (double)(w * w) : (double)(H * W);
+    const double rel = tensor_is_none(o->in[2]) ? 0 : w > 0 ? (double)(2 * w) : (double)(H + W);
+    const double per_query = (double)y.dim[3] * (2 * keys + rel);
+
+    *here = (double)(y.dim[0] * H * W) * per_query;
+    *reference = (double)(y.dim[0] * ph * pw) * per_query;
+}
+
+/* ---- cross attention: in q k v n_keys, out y lse -------------------------------------------- */
+static enum status cross_attention_forward(const struct node *n, const struct ops *ops,
+                                           struct node_operands *o, struct stream *s)
+{
+    return ops->cross_attention_fwd(o->out[0], o->out[1], o->in[0], o->in[1], o->in[2], o->in[3],
+                                    n->n_heads, s);
+}
+
+static enum status cross_attention_backward(const struct node *n, const struct ops *ops,
+                                            struct node_operands *o, struct stream *s)
+{
+    return ops->cross_attention_bwd(o->g_in[0], o->g_in[1], o->g_in[2], o->g_out, o->out[0],
+                                    o->out[1], o->in[0], o->in[1], o->in[2], o->in[3], n->n_heads,
+                                    s);
+}
+
+static void cross_attention_macs(const struct node *n, const struct node_operands *o, double *here,
+                                 double *reference)
+{
+    (void)n;
+    *here = 2.0 * (double)tensor_count(o->out[0]) * (double)o->in[1].dim[1];
+    *reference = *here;
+}
+
+/* ---- prompt tokens: in coords labels n_points gaussian iou_token mask_tokens table[5], out y -- */
+static enum status prompt_tokens_forward(const struct node *n, const struct ops *ops,
+                                         struct node_operands *o, struct stream *s)
+{
+    return ops->prompt_tokens_fwd(o->out[0], o->in[0], o->in[1], o->in[2], o->in[3], o->in[4],
+                                  o->in[5], o->in + 6, n->frame, s);
+}
+
+static enum status prompt_tokens_backward(const struct node *n, const struct ops *ops,
+                                          struct node_operands *o, struct stream *s)
+{
+    (void)n;
+    return ops->prompt_tokens_bwd(o->g_in[4], o->g_in[5], o->g_in + 6, o->g_out, o->in[1], o->in[2],
+                                  s);
+}
+
+/* ---- sums: residual in x b scale key; add in a b; out y ------------------------------------- */
+static enum status residual_forward(const struct node *n, const struct ops *ops,
+                                    struct node_operands *o, struct stream *s)
+{
+    return ops->residual_fwd(o->out[0], o->in[0], o->in[1], o->in[2], o->in[3], n->dropout, n->salt,
+                             s);
+}
+
+static enum status residual_backward(const struct node *n, const struct ops *ops,
+                                     struct node_operands *o, struct stream *s)
+{
+    return ops->residual_bwd(o->g_in[0], o->g_in[1], o->g_out, o->in[2], o->in[3], n->dropout,
+                             n->salt, s);
+}
+
+static enum status add_forward(const struct node *n, const struct ops *ops, struct node_operands *o,
+                               struct stream *s)
+{
+    (void)n;
+    return ops->add_fwd(o->out[0], o->in[0], o->in[1], s);
+}
+
+static enum status add_backward(const struct node *n, const struct ops *ops,
+                                struct node_operands *o, struct stream *s)
+{
+    (void)n;
+    return ops->add_bwd(o->g_in[0], o->g_in[1], o->g_out, s);
+}
+
+/* ---- slice in x; mask product in u h[…]; out y ---------------------------------------------- */
+static enum status slice_forward(const struct node *n, const struct ops *ops,
+                                 struct node_operands *o, struct stream *s)
+{
+    return ops->slice_fwd(o->out[0], o->in[0], n->first, s);
+}
+
+static enum status slice_backward(const struct node *n, const struct ops *ops,
+                                  struct node_operands *o, struct stream *s)
+{
+    return ops->slice_bwd(o->g_in[0], o->g_out, n->first, s);
+}
+
+static enum status mask_product_forward(const struct node *n, const struct ops *ops,
+                                        struct node_operands *o, struct stream *s)
+{
+    return ops->mask_product_fwd(o->out[0], o->in + 1, n->n_in - 1, o->in[0], s);
+}
+
+static enum status mask_product_backward(const struct node *n, const struct ops *ops,
+                                         struct node_operands *o, struct stream *s)
+{
+    return ops->mask_product_bwd(o->g_in + 1, o->g_in[0], o->g_out, o->in + 1, n->n_in - 1,
+                                 o->in[0], s);
+}
+
+static void mask_product_macs(const struct node *n, const struct node_operands *o, double *here,
+                              double *reference)
+{
+    (void)n;
+    *here = (double)tensor_count(o->out[0]) * (double)tensor_cols(o->in[0]);
+    *reference = *here;
+}
+
+enum { X0 = 1, X1 = 2, X2 = 4, X3 = 8, ALL = 0xFFFF };
+
+/* clang-format off */
+const struct node_kind node_kinds[NODE_OP_COUNT] = {
+    [NODE_LINEAR] =          { "linear", X0 | X1, X0 | X1, linear_forward, linear_backward, linear_macs, 2 },
+    [NODE_PATCH_CONV] =      { "patch_conv", X0 | X1, X0 | X1, patch_conv_forward, patch_conv_backward, conv_macs, 2 },
+    [NODE_CONV3X3] =         { "conv3x3", X0 | X1, 0, conv3x3_forward, conv3x3_backward, conv_macs, 2 },
+    [NODE_UPCONV] =          { "upconv", X0 | X1, X0 | X1, upconv_forward, upconv_backward, linear_macs, 2 },
+    [NODE_LAYERNORM] =       { "layernorm", X0 | X1 | X2, X1 | X2, layernorm_forward, layernorm_backward, no_macs, 0 },
+    [NODE_ATTENTION] =       { "attention", X0 | X1 | X2 | X3, X0 | X1, attention_forward, attention_backward, attention_macs, 2.5 },
+    [NODE_CROSS_ATTENTION] = { "cross_attention", X0 | X1 | X2 | X3, X0 | X1, cross_attention_forward, cross_attention_backward, cross_attention_macs, 2.5 },
+    [NODE_PROMPT_TOKENS] =   { "prompt_tokens", X1 | X2, 0, prompt_tokens_forward, prompt_tokens_backward, no_macs, 0 },
+    [NODE_RESIDUAL] =        { "residual", X2 | X3, 0, residual_forward, residual_backward, no_macs, 0 },
+    [NODE_ADD] =             { "add", 0, 0, add_forward, add_backward, no_macs, 0 },
+    [NODE_SLICE] =           { "slice", 0, 0, slice_forward, slice_backward, no_macs, 0 },
+    [NODE_MASK_PRODUCT] =    { "mask_product", ALL, 0, mask_product_forward, mask_product_backward, mask_product_macs, 2 },
+};
+/* clang-format on */
+
+uint32_t node_reads_out(const struct node *n)
+{
+    switch (n->op) {
+    case NODE_LINEAR:
+    case NODE_PATCH_CONV:
+    case NODE_UPCONV:
+        return n->act == ACT_RELU ? X0 : n->act == ACT_GELU ? X1 : 0;
+    default:
+        return node_kinds[n->op].reads_out;
+    }
+}
