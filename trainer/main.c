@@ -1,3 +1,4 @@
+#include "cluster/topology.h"
 #include "kernels/base/log.h"
 #include "trainer/command.h"
 #include "trainer/nearest.h"
@@ -80,7 +81,10 @@ static enum status dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    enum status s = dispatch(argc, argv);
+    enum status s;
+
+    topology_environment(argv);
+    s = dispatch(argc, argv);
 
     /* output that did not arrive is a failure, whatever the command thought */
     if (fflush(stdout) != 0 || ferror(stdout)) {
