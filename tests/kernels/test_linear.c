@@ -1,0 +1,140 @@
+#include "kernels/cpu/activation.h"
+#include "tests/kernels/op_case.h"
+
+static enum status fwd(const struct ops *be, const struct op_case *c, struct stream *s)
+{
+    return be->linear_fwd(c->y, c->kept[0], c->input[0], c->input[1], c->input[2], c->act, s);
+}
+
+static enum status bwd(const struct ops *be, const struct op_case *c, struct stream *s)
+{
+    const struct tensor y = c->act == ACT_RELU ? c->y : tensor_none();
+
+    return be->linear_bwd(c->gradient[0], c->gradient[1], c->gradient[2], c->dy, c->input[0],
+                          c->input[1], y, c->kept[0], c->act, s);
+}
+
+static void ask(const struct ops *be, int64_t rows, int64_t n_in, int64_t n_out, bool bias,
+                enum activation act)
+{
+    char name[64];
+    struct op_case c = { .name = name,
+                         .fwd = fwd,
+                         .bwd = bwd,
+                         .n_inputs = 3,
+                         .act = act,
+                         .has_kinks = act == ACT_RELU };
+
+    snprintf(name, sizeof name, "linear %d x %d -> %d bias %d act %d", (int)rows, (int)n_in,
+             (int)n_out, bias, (int)act);
+    c.input[0] = OP_FILLED(1, 1, 0.2f, rows, n_in);
+    c.input[1] = OP_FILLED(2, 1 / sqrtf((float)n_in), 0, n_out, n_in);
+    if (bias) c.input[2] = OP_FILLED(3, 1, 0, n_out);
+    c.y = OP_ZEROS(F32, rows, n_out);
+    if (act == ACT_GELU) c.kept[0] = OP_ZEROS(F32, rows, n_out);
+    op_case_finish(&c);
+    op_case_ask(be, &c);
+}
+
+/* Away from its kink ReLU has a derivative: the bias keeps every value's sign. */
+static void ask_relu_derivative(const struct ops *be)
+{
+    struct op_case c = {
+        .name = "linear, relu away from 0", .fwd = fwd, .bwd = bwd, .n_inputs = 3, .act = ACT_RELU
+    };
+    float *b;
+
+    c.input[0] = OP_FILLED(1, 1, 0, 9, 5);
+    c.input[1] = OP_FILLED(2, 0.1f, 0, 12, 5);
+    c.input[2] = OP_FILLED(3, 0.1f, 0, 12);
+    b = c.input[2].data;
+    for (int o = 0; o < 12; o++) b[o] += o % 2 ? 2 : -2;
+    c.y = OP_ZEROS(F32, 9, 12);
+    op_case_finish(&c);
+    op_case_ask(be, &c);
+}
+
+/* Leading dimensions are folded; a NaN must not be lost on the way through an activation. */
+static void folds_and_keeps_nan(const struct ops *be)
+{
+    struct tensor x = OP_FILLED(1, 1, 0, 2, 3, 4, 7), w = OP_FILLED(2, 1, 0, 5, 7);
+    struct tensor flat = x, y = OP_ZEROS(F32, 2, 3, 4, 5), y_flat = OP_ZEROS(F32, 24, 5);
+    float *nan_at = y.data;
+
+    flat.n_dims = 2;
+    flat.dim[0] = 24;
+    flat.dim[1] = 7;
+    OP_RUN(be->linear_fwd(y, tensor_none(), x, w, tensor_none(), ACT_NONE, s));
+    OP_RUN(be->linear_fwd(y_flat, tensor_none(), flat, w, tensor_none(), ACT_NONE, s));
+    CHECK_SAME_BITS(y.data, y_flat.data, tensor_bytes(y));
+    ((float *)x.data)[3] = NAN;
+    for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+        OP_RUN(be->linear_fwd(y, y_flat, x, w, tensor_none(), (enum activation)act, s));
+        CHECK(isnan(nan_at[0]) && isnan(nan_at[4]) && !isnan(nan_at[5]));
+    }
+}
+
+/* The vectorised GELU against libm over all it can meet: 4e-7 is 3 units of erf's last place. */
+static void gelu_is_exact(void)
+{
+    double worst_erf = 0, worst_exp = 0, worst_value = 0, worst_slope = 0;
+
+    for (double v = -16; v <= 16; v += 1.0 / 4096) {
+        const double phi = 0.5 + 0.5 * erf(v * M_SQRT1_2);
+        const double slope = phi + v * exp(-0.5 * v * v) * 0.3989422804014327;
+        const float f = (float)v;
+        const double size = fmax(1, fabs(v));
+
+        worst_erf = fmax(worst_erf, fabs(activation_erf(f) - erf(v)));
+        worst_value = fmax(worst_value, fabs(activation_gelu(f) - v * phi) / size);
+        worst_slope = fmax(worst_slope, fabs(activation_gelu_slope(f) - slope) / size);
+        if (v <= 0) worst_exp = fmax(worst_exp, fabs(activation_exp(5 * f) / exp(5 * v) - 1));
+    }
+    CHECK(worst_erf <= 4e-7);
+    CHECK(worst_exp <= 2e-7);
+    CHECK(worst_value <= 3e-7);
+    CHECK(worst_slope <= 3e-7);
+    for (float v = 16; v < 1e30f; v *= 4) {
+        CHECK(activation_gelu(v) == v && fabsf(activation_gelu(-v)) <= 1.2e-7f * v);
+        CHECK(fabsf(activation_gelu_slope(v) - 1) <= 2e-7f);
+        CHECK(fabsf(activation_gelu_slope(-v)) <= 2e-7f);
+    }
+    CHECK(isnan(activation_gelu(NAN)) && isnan(activation_gelu_slope(NAN)));
+}
+
+static void shapes_are_checked(const struct ops *be)
+{
+    const struct tensor none = tensor_none();
+    struct tensor x = OP_ZEROS(F32, 4, 6), w = OP_ZEROS(F32, 5, 6), b = OP_ZEROS(F32, 5);
+    struct tensor y = OP_ZEROS(F32, 4, 5), other = OP_ZEROS(F32, 4, 4), i32 = OP_ZEROS(I32, 4, 6);
+
+    OP_SHAPE_ERROR(be->linear_fwd(other, none, x, w, b, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_fwd(y, none, i32, w, b, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_fwd(y, none, x, x, b, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_fwd(y, none, x, w, x, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_fwd(y, none, x, w, b, ACT_GELU, s)); /* pre is missing */
+    OP_SHAPE_ERROR(be->linear_bwd(x, w, b, other, x, w, none, none, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_bwd(y, w, b, y, x, w, none, none, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_bwd(x, x, b, y, x, w, none, none, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_bwd(x, w, x, y, x, w, none, none, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->linear_bwd(x, w, b, y, x, w, none, none, ACT_RELU, s));
+    OP_SHAPE_ERROR(be->linear_bwd(x, w, b, y, x, w, none, other, ACT_GELU, s));
+}
+
+int main(int argc, char **argv)
+{
+    const struct ops *be = op_backend(argc, argv);
+    static const int64_t sizes[][3] = { { 1, 1, 1 },    { 0, 5, 3 },     { 7, 5, 3 },
+                                        { 33, 17, 65 }, { 256, 24, 72 }, { 700, 19, 131 },
+                                        { 65, 192, 48 } };
+
+    gelu_is_exact();
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int act = ACT_NONE; act <= ACT_RELU; act++)
+            ask(be, sizes[i][0], sizes[i][1], sizes[i][2], act != ACT_NONE || i % 2,
+                (enum activation)act);
+    ask_relu_derivative(be);
+    folds_and_keeps_nan(be);
+    shapes_are_checked(be);
+    return check_done("test_linear");
+}
