@@ -1,9 +1,6 @@
 #include "trainer/schedule.h"
 
-#include <ctype.h>
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 static double larger(double a, double b)
 {
@@ -19,18 +16,6 @@ double schedule_lr(const struct config *c, int64_t t)
     for (int i = 0; i < c->optim_milestones.n; i++)
         if (t + 1 >= c->optim_milestones.v[i]) fall *= 0.1;
     return c->optim_lr * larger(0.001, ramp) * fall;
-}
-
-int64_t schedule_layer(const struct config *c, const char *parameter)
-{
-    static const char patch[] = "image_encoder.patch_embed.", pos[] = "image_encoder.pos_embed",
-                      blocks[] = "image_encoder.blocks.";
-    const char *block = parameter + sizeof blocks - 1;
-
-    if (strncmp(parameter, patch, sizeof patch - 1) == 0 || strcmp(parameter, pos) == 0) return 0;
-    if (strncmp(parameter, blocks, sizeof blocks - 1) == 0 && isdigit((unsigned char)*block))
-        return strtoll(block, NULL, 10) + 1;
-    return c->model_depth + 1;
 }
 
 double schedule_layer_factor(const struct config *c, int64_t layer)

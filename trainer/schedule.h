@@ -10,11 +10,8 @@
  *   lr · max(0.001, min(1, (t+1)/warmup)) · 0.1^(milestones m with m ≤ t+1) */
 double schedule_lr(const struct config *c, int64_t t);
 
-/* The layer a parameter learns with, by its name in Meta's checkpoints: patch embedding and positions 0, encoder block i is i+1,
- * all else depth+1. */
-int64_t schedule_layer(const struct config *c, const char *parameter);
-
-/* Its factor on the learning rate: layer_decay^(depth+1−layer). */
+/* Factor on the learning rate of a layer's parameters: layer_decay^(depth+1−layer). Layers: patch embedding and positions 0,
+ * encoder block i is i+1, all else depth+1 (as params.h numbers them). */
 double schedule_layer_factor(const struct config *c, int64_t layer);
 
 /* Rate at which block i of the encoder drops a branch: from 0 at the first block to train.drop_path at the last. */
