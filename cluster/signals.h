@@ -1,5 +1,5 @@
 /* Requests from outside: USR1, TERM (and INT) ask for a checkpoint at the next step boundary and exit code 85.
- * Handlers only set a flag; ranks agree on it by the step's own exchange. Local. */
+ * Handlers only set a flag; ranks agree on it by the step's own exchange. A second INT ends the process at once. Local. */
 #ifndef CLUSTER_SIGNALS_H
 #define CLUSTER_SIGNALS_H
 
@@ -7,6 +7,7 @@
 
 #include "kernels/base/status.h"
 
+/* Early in a run, before MPI and before any thread: until then USR1 waits (see topology_environment). */
 enum status signals_catch(void) MUST_CHECK;
 bool signals_stop_wanted(void);
 
