@@ -1,0 +1,564 @@
+/* golden FILE.safetensors … [--backend NAME]
+ *
+ * Reads tiny SAMs that the reference implementation ran in float64: weights (w.), inputs (in.), outputs (out.), ground
+ * truth (gt.), losses (loss.) and all gradients (grad.), with the model's sizes in __metadata__. Runs image → loss →
+ * gradients on the chosen backend and prints the worst relative error of every tensor group. Exits 0 only if every forward
+ * tensor is within FORWARD_TOLERANCE and every gradient within GRADIENT_TOLERANCE; 77 when a file is missing. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "trainer/config.h"
+#include "trainer/image_encoder.h"
+#include "trainer/mask_decoder.h"
+#include "trainer/safetensors.h"
+
+/* ‖a−b‖/‖b‖. Ten times what PyTorch reaches in f32 on these files. */
+#define FORWARD_TOLERANCE  1e-5
+#define GRADIENT_TOLERANCE 5e-5
+/* A gradient this much below the whole one's norm is rounding (softmax makes every key bias's zero): held to it absolutely. */
+#define NOISE_FLOOR 1e-6
+
+enum { GROUPS = 64, EXIT_SKIPPED = 77 };
+
+struct group {
+    char name[64];
+    double worst;
+    char tensor[128];
+    int n;
+};
+
+struct golden {
+    const struct ops *ops;
+    struct safetensors *file;
+    struct config config;
+    struct params params;
+    struct stream stream;
+    struct program *encoder, *decoder;
+    struct image_encoder encoder_at;
+    struct mask_decoder decoder_at;
+    struct mask_decoder_shape shape;
+    struct program_run run[2]; /* encoder, decoder */
+    float *weights, *grads, *embedding, *d_embedding, *image_pe;
+    int64_t M, H, C;
+    int32_t *n_points;
+    struct group group[GROUPS];
+    int n_groups;
+    bool failed;
+};
+
+static void *device(struct golden *g, int64_t bytes)
+{
+    void *p = NULL;
+
+    if (g->ops->alloc(&p, bytes > 0 ? bytes : 1) != OK) exit(1);
+    return p;
+}
+
+/* ---- comparison ----------------------------------------------------------------------------- */
+static double norm(const float *a, const float *b, int64_t n)
+{
+    double sum = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        const double d = (double)a[i] - (b ? (double)b[i] : 0);
+
+        sum += d * d;
+    }
+    return sqrt(sum);
+}
+
+/* error is relative; anything that is not ≤ tolerance fails, NaN included. */
+static void note(struct golden *g, const char *group, const char *tensor, double error,
+                 double tolerance)
+{
+    struct group *at = NULL;
+
+    for (int i = 0; i < g->n_groups; i++)
+        if (strcmp(g->group[i].name, group) == 0) at = g->group + i;
+    if (!at && g->n_groups < GROUPS) {
+        at = g->group + g->n_groups++;
+        snprintf(at->name, sizeof at->name, "%s", group);
+        at->worst = -1;
+    }
+    if (at) {
+        at->n++;
+        if (!(error <= at->worst)) {
+            at->worst = error;
+            snprintf(at->tensor, sizeof at->tensor, "%s", tensor);
+        }
+    }
+    if (error <= tolerance) return;
+    g->failed = true;
+    printf("  FAILED %-60s relative error %.3g > %.3g\n", tensor, error, tolerance);
+}
+
+static enum status wanted(struct golden *g, const char *name, float **data, int64_t count)
+{
+    struct safetensors_entry e;
+
+    TRY(safetensors_find(g->file, name, &e));
+    if (e.count != count)
+        FAIL(E_CORRUPT, "%s has %lld elements, %lld expected", name, (long long)e.count,
+             (long long)count);
+    *data = malloc((size_t)(count ? count : 1) * sizeof **data);
+    if (!*data) FAIL(E_MEMORY, "tensor %s", name);
+    return safetensors_to_f32(&e, *data);
+}
+
+/* Compares with an output of the file; ours may lie as (outer, pixels, channels) where the file has (outer, channels,
+ * pixels). */
+static enum status compare(struct golden *g, const char *name, const float *ours, int64_t outer,
+                           int64_t channels, int64_t pixels, bool channels_last)
+{
+    const int64_t n = outer * channels * pixels;
+    float *want, *moved = malloc((size_t)(n ? n : 1) * sizeof *moved);
+
+    if (!moved) FAIL(E_MEMORY, "tensor %s", name);
+    TRY(wanted(g, name, &want, n));
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t p = 0; p < pixels; p++)
+                moved[(o * channels + c) * pixels + p] =
+                    ours[channels_last ? (o * pixels + p) * channels + c
+                                       : (o * channels + c) * pixels + p];
+    note(g, strncmp(name, "out.blocks", 10) == 0 ? "out.blocks" : name, name,
+         n ? norm(moved, want, n) / norm(want, NULL, n) : 0, FORWARD_TOLERANCE);
+    free(moved);
+    free(want);
+    return OK;
+}
+
+/* ---- the model the file describes ----------------------------------------------------------- */
+static enum status meta_int(struct golden *g, const char *key, int64_t *value)
+{
+    const char *text = safetensors_meta(g->file, key);
+    char *end;
+
+    if (!text) FAIL(E_CORRUPT, "the file's metadata has no %s", key);
+    *value = strtoll(text, &end, 10);
+    if (end == text || *end) FAIL(E_CORRUPT, "metadata %s is \"%s\", not a number", key, text);
+    return OK;
+}
+
+static enum status read_config(struct golden *g)
+{
+    struct config *c = &g->config;
+    const char *text = safetensors_meta(g->file, "global_attn_indexes");
+    struct safetensors_entry e;
+
+    config_defaults(c);
+    TRY(meta_int(g, "image_size", &c->model_image_size));
+    TRY(meta_int(g, "patch_size", &c->model_patch_size));
+    TRY(meta_int(g, "window_size", &c->model_window));
+    TRY(meta_int(g, "embed_dim", &c->model_embed_dim));
+    TRY(meta_int(g, "depth", &c->model_depth));
+    TRY(meta_int(g, "num_heads", &c->model_n_heads));
+    TRY(meta_int(g, "prompt_embed_dim", &c->model_prompt_dim));
+    TRY(meta_int(g, "decoder_mlp_dim", &c->model_decoder_mlp));
+    TRY(meta_int(g, "decoder_heads", &c->model_decoder_heads));
+    TRY(meta_int(g, "mask_in_chans", &c->model_mask_channels));
+    TRY(meta_int(g, "iou_head_hidden_dim", &c->model_iou_hidden));
+    c->model_global_blocks.n = 0;
+    while (text && *text && c->model_global_blocks.n < CONFIG_LIST) {
+        char *end;
+
+        c->model_global_blocks.v[c->model_global_blocks.n++] = strtoll(text, &end, 10);
+        if (end == text) FAIL(E_CORRUPT, "metadata global_attn_indexes is \"%s\"", text);
+        text = *end == ',' ? end + 1 : end;
+    }
+    TRY(safetensors_find(g->file, "w.image_encoder.blocks.0.mlp.lin1.weight", &e));
+    c->model_mlp_ratio = e.dim[0] / c->model_embed_dim;
+    c->train_dropout = c->train_drop_path = 0;
+    g->H = c->model_image_size / c->model_patch_size;
+    g->C = c->model_prompt_dim;
+    return config_check(c);
+}
+
+static enum status read_weights(struct golden *g)
+{
+    TRY(params_create(&g->params, &g->config));
+    g->weights = device(g, g->params.n_floats * 4);
+    g->grads = device(g, g->params.n_floats * 4);
+    for (int i = 0; i < g->params.n; i++) {
+        const struct param *q = g->params.at + i;
+        char name[PARAM_NAME + 2];
+        float *data;
+
+        snprintf(name, sizeof name, "w.%s", q->name);
+        TRY(wanted(g, name, &data, q->count));
+        TRY(g->ops->put(g->weights + q->offset, data, q->count * 4, &g->stream));
+        free(data);
+    }
+    return OK;
+}
+
+static int64_t dims(struct golden *g, const char *name, int i)
+{
+    struct safetensors_entry e;
+
+    if (!safetensors_has(g->file, name)) return 0;
+    return safetensors_find(g->file, name, &e) == OK ? e.dim[i] : 0;
+}
+
+static enum status plan_programs(struct golden *g)
+{
+    const bool boxes = safetensors_has(g->file, "in.boxes");
+    const int64_t clicks = dims(g, "in.point_coords", 1);
+    struct model m;
+    int64_t P = clicks + (boxes ? 2 : clicks > 0 ? 1 : 0);
+
+    g->M = dims(g, "gt.masks", 0);
+    g->shape =
+        (struct mask_decoder_shape){ .n_masks = g->M,
+                                     .n_points = P ? P : 1,
+                                     .mask_prompt = safetensors_has(g->file, "in.mask_input"),
+                                     .first_mask = 0,
+                                     .n_out = MASK_TOKENS };
+    TRY(program_create(&g->encoder));
+    TRY(model_create(&m, &g->config, &g->params, g->encoder, true));
+    image_encoder_build(&m, 1, true, &g->encoder_at);
+    model_destroy(&m);
+    TRY(program_plan(g->encoder, g->ops, PROGRAM_TRAIN, false));
+    TRY(program_create(&g->decoder));
+    TRY(model_create(&m, &g->config, &g->params, g->decoder, true));
+    mask_decoder_build(&m, &g->shape, true, &g->decoder_at);
+    model_destroy(&m);
+    return program_plan(g->decoder, g->ops, PROGRAM_TRAIN, false);
+}
+
+static void take_memory(struct golden *g)
+{
+    struct program *p[2] = { g->encoder, g->decoder };
+
+    g->stream.scratch_bytes = 1 << 26; /* the loss, outside the programs, needs some too */
+    for (int i = 0; i < 2; i++)
+        if (program_scratch(p[i]) > g->stream.scratch_bytes)
+            g->stream.scratch_bytes = program_scratch(p[i]);
+    g->stream.scratch = device(g, g->stream.scratch_bytes);
+    for (int i = 0; i < 2; i++)
+        g->run[i] = (struct program_run){ .ops = g->ops,
+                                          .stream = &g->stream,
+                                          .block = device(g, program_bytes(p[i])),
+                                          .params = g->weights,
+                                          .grads = g->grads };
+    g->embedding = device(g, g->H * g->H * g->C * 4);
+    g->d_embedding = device(g, g->H * g->H * g->C * 4);
+    g->image_pe = device(g, g->H * g->H * g->C * 4);
+}
+
+/* ---- forward -------------------------------------------------------------------------------- */
+static enum status encode(struct golden *g)
+{
+    const int64_t S = g->config.model_image_size, d = g->config.model_embed_dim;
+    const int64_t h = dims(g, "in.image", 1), w = dims(g, "in.image", 2), T = g->H * g->H;
+    const int32_t size[2] = { (int32_t)h, (int32_t)w };
+    struct tensor raw = tensor_4d(device(g, S * S * 12), F32, 1, S, S, 3), x = raw;
+    struct tensor sizes = tensor_2d(device(g, 8), I32, 1, 2);
+    float *image;
+
+    TRY(wanted(g, "in.image", &image, 3 * h * w));
+    for (int64_t c = 0; c < 3; c++)
+        for (int64_t i = 0; i < h; i++)
+            for (int64_t j = 0; j < w; j++)
+                ((float *)raw.data)[(i * S + j) * 3 + c] = image[(c * h + i) * w + j];
+    free(image);
+    TRY(g->ops->put(sizes.data, size, sizeof size, &g->stream));
+    x.data = device(g, S * S * 12);
+    TRY(g->ops->image_normalize(x, raw, sizes, &g->stream));
+    program_bind(g->encoder, g->encoder_at.image, x.data);
+    TRY(program_forward(g->encoder, &g->run[0]));
+    for (int i = 0; i < (int)g->config.model_depth; i++) {
+        char name[64];
+
+        snprintf(name, sizeof name, "out.blocks.%d", i);
+        TRY(compare(g, name, program_value(g->encoder, g->encoder_at.block[i], &g->run[0]).data, 1,
+                    d, T, false)); /* the file has blocks channels-last already */
+    }
+    x = program_value(g->encoder, g->encoder_at.embedding, &g->run[0]);
+    TRY(g->ops->copy(g->embedding, x.data, tensor_bytes(x), &g->stream));
+    return compare(g, "out.image_embeddings", g->embedding, 1, g->C, T, true);
+}
+
+/* The file's points and boxes in the decoder's slots: points, then corners, or padding when there is no box. */
+static enum status bind_prompts(struct golden *g)
+{
+    const int64_t M = g->M, P = g->shape.n_points, n = dims(g, "in.point_coords", 1);
+    const bool boxes = safetensors_has(g->file, "in.boxes");
+    float *coords = device(g, M * P * 8), *point = NULL, *box = NULL;
+    int32_t *labels = device(g, M * P * 4), *n_tokens = device(g, M * 4);
+    struct safetensors_entry e;
+
+    g->n_points = device(g, M * 4);
+    if (n) TRY(wanted(g, "in.point_coords", &point, M * n * 2));
+    if (n) TRY(safetensors_find(g->file, "in.point_labels", &e));
+    if (n && (e.dtype != SAFETENSORS_I32 || e.count != M * n)) FAIL(E_CORRUPT, "in.point_labels");
+    if (boxes) TRY(wanted(g, "in.boxes", &box, M * 4));
+    for (int64_t m = 0; m < M; m++) {
+        int64_t k = 0;
+
+        for (; k < n; k++) {
+            memcpy(coords + (m * P + k) * 2, point + (m * n + k) * 2, 8);
+            memcpy(labels + m * P + k, (const char *)e.data + (m * n + k) * 4, 4);
+        }
+        if (n && !boxes) labels[m * P + k++] = -1;
+        for (int corner = 0; boxes && corner < 2; corner++, k++) {
+            memcpy(coords + (m * P + k) * 2, box + m * 4 + 2 * corner, 8);
+            labels[m * P + k] = 2 + corner;
+        }
+        g->n_points[m] = (int32_t)k;
+        n_tokens[m] = (int32_t)(1 + MASK_TOKENS + k);
+    }
+    free(point);
+    free(box);
+    program_bind(g->decoder, g->decoder_at.coords, coords);
+    program_bind(g->decoder, g->decoder_at.labels, labels);
+    program_bind(g->decoder, g->decoder_at.n_points, g->n_points);
+    program_bind(g->decoder, g->decoder_at.n_tokens, n_tokens);
+    return OK;
+}
+
+static enum status decode(struct golden *g)
+{
+    const int64_t M = g->M, T = g->H * g->H, C = g->C, P = g->shape.n_points, L = 16 * T;
+    const int gaussian =
+        params_find(&g->params, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix");
+    struct program *p = g->decoder;
+    const struct program_run *run = &g->run[1];
+    struct tensor sparse;
+    float *mask, *tokens;
+
+    TRY(g->ops->posenc_grid(tensor_3d(g->image_pe, F32, g->H, g->H, C),
+                            tensor_2d(g->weights + g->params.at[gaussian].offset, F32, 2, C / 2),
+                            &g->stream));
+    TRY(compare(g, "out.image_pe", g->image_pe, 1, C, T, true));
+    program_bind(p, g->decoder_at.embedding, g->embedding);
+    program_bind_grad(p, g->decoder_at.embedding, g->d_embedding);
+    program_bind(p, g->decoder_at.image_pe, g->image_pe);
+    TRY(bind_prompts(g));
+    if (g->shape.mask_prompt) {
+        void *there = device(g, M * L * 4);
+
+        TRY(wanted(g, "in.mask_input", &mask, M * L));
+        TRY(g->ops->put(there, mask, M * L * 4, &g->stream));
+        free(mask);
+        program_bind(p, g->decoder_at.mask, there);
+    }
+    TRY(program_forward(p, run));
+    sparse = program_value(p, g->decoder_at.sparse, run);
+    tokens = malloc((size_t)(M * P * C) * 4);
+    if (!tokens) FAIL(E_MEMORY, "tokens");
+    for (int64_t m = 0; m < M; m++)
+        memcpy(tokens + m * P * C,
+               (float *)sparse.data + (m * (1 + MASK_TOKENS + P) + 1 + MASK_TOKENS) * C,
+               (size_t)(P * C) * 4);
+    if (dims(g, "out.sparse", 1) == P) TRY(compare(g, "out.sparse", tokens, M, P * C, 1, false));
+    free(tokens);
+    if (g->shape.mask_prompt)
+        TRY(compare(g, "out.dense", program_value(p, g->decoder_at.dense, run).data, M, C, T,
+                    true));
+    TRY(compare(g, "out.low_res_masks", program_value(p, g->decoder_at.logits, run).data, M,
+                MASK_TOKENS, L, false));
+    return compare(g, "out.iou_predictions", program_value(p, g->decoder_at.iou, run).data, M,
+                   MASK_TOKENS, 1, false);
+}
+
+/* ---- loss and backward ---------------------------------------------------------------------- */
+/* The candidates the reference chose from are not in the file: one mask alone, the three, or all four. Ours must choose the
+ * same among one of these sets. */
+static bool choice_agrees(const float *value, const int32_t *selected, int64_t M)
+{
+    static const int sets[3][2] = { { 0, 1 }, { 1, 4 }, { 0, 4 } };
+
+    for (int s = 0; s < 3; s++) {
+        bool all = true;
+
+        for (int64_t m = 0; m < M; m++) {
+            int best = sets[s][0];
+
+            for (int k = best; k < sets[s][1]; k++) {
+                const float *v = value + (m * MASK_TOKENS + k) * MASK_LOSS_VALUES;
+                const float *b = value + (m * MASK_TOKENS + best) * MASK_LOSS_VALUES;
+
+                if (20 * v[MASK_LOSS_FOCAL] + v[MASK_LOSS_DICE] <
+                    20 * b[MASK_LOSS_FOCAL] + b[MASK_LOSS_DICE])
+                    best = k;
+            }
+            all = all && best == selected[m];
+        }
+        if (all) return true;
+    }
+    return false;
+}
+
+static enum status compare_losses(struct golden *g, const float *value, const int32_t *selected)
+{
+    static const char *const names[MASK_LOSS_VALUES] = { "loss.focal", "loss.dice",
+                                                         "loss.iou_error", "loss.iou" };
+    const int64_t n = g->M * MASK_TOKENS;
+    float *column = malloc((size_t)n * 4), total = 0;
+
+    if (!column) FAIL(E_MEMORY, "losses");
+    for (int k = 0; k < MASK_LOSS_VALUES; k++) {
+        for (int64_t i = 0; i < n; i++) column[i] = value[i * MASK_LOSS_VALUES + k];
+        TRY(compare(g, names[k], column, g->M, MASK_TOKENS, 1, false));
+    }
+    free(column);
+    for (int64_t m = 0; m < g->M; m++) {
+        const float *v = value + (m * MASK_TOKENS + selected[m]) * MASK_LOSS_VALUES;
+
+        total += (20 * v[MASK_LOSS_FOCAL] + v[MASK_LOSS_DICE] + v[MASK_LOSS_ERR]) / (float)g->M;
+    }
+    if (!choice_agrees(value, selected, g->M)) note(g, "loss.selected", "loss.selected", 1, 0);
+    return compare(g, "loss.total", &total, 1, 1, 1, false);
+}
+
+static enum status backward(struct golden *g)
+{
+    const struct mask_loss_options o = {
+        .alpha = 0.25f, .gamma = 2, .w_focal = 20, .w_dice = 1, .w_iou = 1
+    };
+    const int64_t M = g->M, R = dims(g, "gt.masks", 1);
+    const struct program_run *run = &g->run[1];
+    struct tensor logits = program_value(g->decoder, g->decoder_at.logits, run), x;
+    struct tensor iou = program_value(g->decoder, g->decoder_at.iou, run);
+    struct tensor value = tensor_3d(device(g, M * MASK_TOKENS * 16), F32, M, MASK_TOKENS, 4);
+    struct tensor selected = tensor_1d(device(g, M * 4), I32, M);
+    struct tensor gt = tensor_3d(device(g, M * R * R), U8, M, R, R);
+    struct tensor weight = tensor_1d(device(g, M * 4), F32, M);
+    struct safetensors_entry e;
+
+    TRY(safetensors_find(g->file, "gt.masks", &e));
+    if (e.dtype != SAFETENSORS_U8 || e.count != M * R * R) FAIL(E_CORRUPT, "gt.masks");
+    TRY(g->ops->put(gt.data, e.data, e.bytes, &g->stream));
+    for (int64_t m = 0; m < M; m++) ((float *)weight.data)[m] = 1;
+    TRY(g->ops->mask_loss_fwd(value, selected, logits, gt, iou, tensor_none(), &o, &g->stream));
+    TRY(safetensors_find(g->file, "loss.selected", &e));
+    if (e.dtype != SAFETENSORS_I32 || e.count != M) FAIL(E_CORRUPT, "loss.selected");
+    memcpy(selected.data, e.data, (size_t)e.bytes);
+    for (int64_t m = 0; m < M; m++)
+        if ((uint32_t)((int32_t *)selected.data)[m] >= MASK_TOKENS)
+            FAIL(E_CORRUPT, "loss.selected is beyond the four masks");
+    TRY(compare_losses(g, value.data, selected.data));
+    TRY(g->ops->mask_loss_bwd(program_grad(g->decoder, g->decoder_at.logits, run),
+                              program_grad(g->decoder, g->decoder_at.iou, run), value, selected,
+                              logits, gt, iou, tensor_none(), weight, 1.0f / (float)M, &o,
+                              &g->stream));
+    x = program_grad(g->decoder, g->decoder_at.sparse,
+                     run); /* kept outputs: no gradient of their own */
+    TRY(g->ops->zero(x.data, tensor_bytes(x), &g->stream));
+    if (g->shape.mask_prompt) {
+        x = program_grad(g->decoder, g->decoder_at.dense, run);
+        TRY(g->ops->zero(x.data, tensor_bytes(x), &g->stream));
+    }
+    TRY(program_backward(g->decoder, run));
+    for (int i = 0; i < (int)g->config.model_depth; i++) {
+        x = program_grad(g->encoder, g->encoder_at.block[i], &g->run[0]);
+        TRY(g->ops->zero(x.data, tensor_bytes(x), &g->stream));
+    }
+    x = program_grad(g->encoder, g->encoder_at.embedding, &g->run[0]);
+    TRY(g->ops->copy(x.data, g->d_embedding, tensor_bytes(x), &g->stream));
+    return program_backward(g->encoder, &g->run[0]);
+}
+
+/* "image_encoder.blocks.3.attn.qkv.bias" is of the group "grad image_encoder.blocks". */
+static void group_of(const char *name, char group[64])
+{
+    int dots = 0;
+
+    snprintf(group, 64, "grad %.58s", name);
+    for (char *c = group; *c; c++)
+        if (*c == '.' && ++dots == 2) *c = 0;
+}
+
+static enum status compare_gradients(struct golden *g)
+{
+    double whole = 0;
+
+    for (int pass = 0; pass < 2; pass++) { /* the whole gradient's norm first */
+        for (int i = 0; i < g->params.n; i++) {
+            const struct param *q = g->params.at + i;
+            char name[PARAM_NAME + 8], group[64];
+            float *want;
+            double own, error;
+
+            snprintf(name, sizeof name, "grad.%s", q->name);
+            if (q->buffer && !safetensors_has(g->file, name)) continue;
+            TRY(wanted(g, name, &want, q->count));
+            own = norm(want, NULL, q->count);
+            error = norm(g->grads + q->offset, want, q->count);
+            free(want);
+            if (pass == 0) {
+                whole += own * own;
+                continue;
+            }
+            group_of(q->name, group);
+            if (own < NOISE_FLOOR * sqrt(whole))
+                note(g, "grad below the noise floor", name, error / sqrt(whole), NOISE_FLOOR);
+            else
+                note(g, group, name, error / own, GRADIENT_TOLERANCE);
+        }
+    }
+    return OK;
+}
+
+static enum status run(struct golden *g, const char *path)
+{
+    TRY(safetensors_open(&g->file, path));
+    TRY(read_config(g));
+    TRY(read_weights(g));
+    TRY(plan_programs(g));
+    take_memory(g);
+    TRY(encode(g));
+    TRY(decode(g));
+    TRY(backward(g));
+    return compare_gradients(g);
+}
+
+int main(int argc, char **argv)
+{
+    const struct ops *ops = &ops_cpu;
+    bool failed = false;
+    int n = 0;
+
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--backend") == 0) ops = i + 1 < argc ? ops_find(argv[++i]) : NULL;
+    if (!ops || argc < 2) {
+        fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu]\n");
+        return 2;
+    }
+    for (int i = 1; i < argc; i++) {
+        struct golden *g = calloc(1, sizeof *g);
+        enum status s;
+
+        if (strcmp(argv[i], "--backend") == 0) {
+            i++;
+            free(g);
+            continue;
+        }
+        if (!g) return 1;
+        if (access(argv[i], R_OK) != 0) {
+            printf("skipped: %s is not there\n", argv[i]);
+            return EXIT_SKIPPED;
+        }
+        g->ops = ops;
+        s = run(g, argv[i]);
+        printf("%s on %s\n", argv[i], ops->name);
+        for (int k = 0; k < g->n_groups; k++)
+            printf("  %-44s %3d tensors, worst %.2e  %s\n", g->group[k].name, g->group[k].n,
+                   g->group[k].worst, g->group[k].tensor);
+        printf("  %s\n", s != OK ? status_text(s) : g->failed ? "FAILED" : "ok");
+        if (s != OK) return status_exit_code(s);
+        failed = failed || g->failed;
+        n++;
+        safetensors_close(g->file);
+        program_destroy(g->encoder);
+        program_destroy(g->decoder);
+        params_destroy(&g->params);
+        free(g); /* device memory ends with the process */
+    }
+    printf("golden: %d files, %s\n", n, failed ? "FAILED" : "ok");
+    return failed;
+}
