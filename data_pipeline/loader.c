@@ -109,10 +109,10 @@ static enum status decode_picture(struct worker *w, struct slot *s, const struct
     const bool fits = r->stored_height == new_h && r->stored_width == new_w;
     struct picture *to = fits ? &s->picture : &w->picture;
     const char *why = NULL;
-    int32_t h, w_;
-    enum status status = picture_size(r->image, r->image_bytes, &h, &w_, &why);
+    int32_t height, width;
+    enum status status = picture_size(r->image, r->image_bytes, &height, &width, &why);
 
-    if (status == OK && (h != r->stored_height || w_ != r->stored_width)) {
+    if (status == OK && (height != r->stored_height || width != r->stored_width)) {
         status = E_CORRUPT;
         why = "its size is not what the index says";
     }
@@ -236,6 +236,7 @@ static void *work(void *arg)
     struct worker *w = arg;
     struct loader *l = w->loader;
 
+    set_stage(w, STAGE_IDLE);
     pthread_mutex_lock(&l->lock);
     while (!l->stop) {
         struct slot *s = &l->slots[l->next_claim % l->o.ahead];

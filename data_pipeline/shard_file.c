@@ -187,18 +187,44 @@ static enum status hash_range(int fd, const char *path, int64_t begin, int64_t e
     return OK;
 }
 
+int shard_bulk_order(const struct shard_summary *s, int order[SHARD_BULKS])
+{
+    int64_t at = 0;
+
+    for (int i = 0; i < SHARD_BULKS; i++) {
+        int k = i;
+
+        for (; k > 0 && s->bulk_at[order[k - 1]] > s->bulk_at[i]; k--) order[k] = order[k - 1];
+        order[k] = i;
+    }
+    for (int k = 0; k < SHARD_BULKS; k++) {
+        const int64_t begin = s->bulk_at[order[k]], bytes = s->bulk_bytes[order[k]];
+
+        if (bytes < 0 || begin < 0 || (bytes == 0 && begin != 0)) return 0;
+        if (bytes > 0 && (begin < at || begin > s->bytes || bytes > s->bytes - begin)) return 0;
+        if (bytes > 0) at = begin + bytes;
+    }
+    return 1;
+}
+
 enum status shard_head_hash(int fd, const char *path, const struct shard_summary *s, uint64_t *hash)
 {
     XXH3_state_t *state = XXH3_createState();
     void *block = malloc(BLOCK);
     enum status status = OK;
+    int order[SHARD_BULKS];
     int64_t at = 0;
 
     if (!state || !block) {
         status = status_fail(E_MEMORY, __FILE__, __LINE__, "shard: no memory to hash %s", path);
+    } else if (!shard_bulk_order(s, order)) {
+        status = status_fail(E_CORRUPT, __FILE__, __LINE__, "shard: %s: its bulk datasets overlap",
+                             path);
     } else {
         XXH3_64bits_reset(state);
-        for (int i = 0; i < SHARD_BULKS && status == OK; i++) {
+        for (int k = 0; k < SHARD_BULKS && status == OK; k++) {
+            const int i = order[k];
+
             if (s->bulk_bytes[i] == 0) continue;
             status = hash_range(fd, path, at, s->bulk_at[i], block, state);
             at = s->bulk_at[i] + s->bulk_bytes[i];

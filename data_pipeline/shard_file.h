@@ -22,7 +22,7 @@ enum { SHARD_VERSION = 1, SHARD_ROW = 12 };
 enum shard_type { SHARD_U8, SHARD_I32, SHARD_I64, SHARD_U64, SHARD_F32 };
 int64_t shard_type_bytes(enum shard_type t);
 
-/* The bulk datasets, in the order they lie in the file. columns > 1: (rows, columns). */
+/* The bulk datasets. columns > 1: (rows, columns). */
 enum shard_bulk { BULK_IMAGE, BULK_TEXT, BULK_END, BULK_AREA, BULK_BOX };
 struct shard_bulk_row {
     const char *name;
@@ -71,6 +71,9 @@ enum status shard_file_read(const struct shard_file *f, const char *path, int64_
 
 /* Every byte: the head again, every record, and the bulk hash. */
 enum status shard_file_verify(const struct shard_file *f, const char *path) MUST_CHECK;
+
+/* The bulk datasets by their place in the file (HDF5 chooses it); 0 when they overlap or leave it. */
+int shard_bulk_order(const struct shard_summary *s, int order[SHARD_BULKS]);
 
 /* The hash of all bytes outside the bulk ranges. */
 enum status shard_head_hash(int fd, const char *path, const struct shard_summary *s,

@@ -160,20 +160,17 @@ static enum status check_hash(const char *path, const char *text, int64_t n, uin
 
 static int parse_bulk(json_t *bulk, struct shard_summary *s)
 {
-    int64_t at = 0;
+    int order[SHARD_BULKS];
 
     if (!json_is_array(bulk) || json_array_size(bulk) != SHARD_BULKS) return 0;
     for (int i = 0; i < SHARD_BULKS; i++) {
         json_int_t offset, bytes;
 
         if (json_unpack(json_array_get(bulk, (size_t)i), "[I,I!]", &offset, &bytes) != 0) return 0;
-        if (bytes < 0 || (bytes == 0 && offset != 0)) return 0;
-        if (bytes > 0 && (offset < at || offset > s->bytes || bytes > s->bytes - offset)) return 0;
-        if (bytes > 0) at = offset + bytes;
         s->bulk_at[i] = offset;
         s->bulk_bytes[i] = bytes;
     }
-    return s->bulk_bytes[BULK_END] == 8 * s->n_masks &&
+    return shard_bulk_order(s, order) && s->bulk_bytes[BULK_END] == 8 * s->n_masks &&
            s->bulk_bytes[BULK_AREA] == 8 * s->n_masks && s->bulk_bytes[BULK_BOX] == 16 * s->n_masks;
 }
 
