@@ -4,7 +4,6 @@
 
 #include <math.h>
 #include <omp.h>
-#include <string.h>
 
 #include "kernels/attention_check.h"
 #include "kernels/cpu/exp.h"

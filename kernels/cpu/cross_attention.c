@@ -114,28 +114,45 @@ INLINE void weigh_piece(const int width, float *restrict out, const float *restr
     }
 }
 
-/* dv[key][c] += Σlane s[key][lane] · dy[lane][c] over `width` channels and n_lanes lanes. */
-INLINE void outer_piece(const int width, float *restrict dv, const float *restrict s,
-                        const float *restrict dy, int64_t row, int64_t n, int64_t n_lanes)
-{
-    enum { AT_ONCE = 4 }; /* keys: a row of dy is loaded once for them */
-    int64_t key = 0;
-
-    for (; key + AT_ONCE <= n; key += AT_ONCE) {
-        float sum[AT_ONCE][16] = { 0 };
-
-        for (int64_t lane = 0; lane < n_lanes; lane++)
-            for (int i = 0; i < AT_ONCE; i++)
-                for (int c = 0; c < width; c++)
-                    sum[i][c] += s[(key + i) * LANES + lane] * dy[lane * row + c];
-        for (int i = 0; i < AT_ONCE; i++)
-            for (int c = 0; c < width; c++) dv[(key + i) * row + c] += sum[i][c];
+/* dv[key][c] += Σlane s[key][lane] · dy[lane][c] over `width` channels and n_lanes lanes; four
+ * keys at once, so that a row of dy is loaded once for them. */
+#define DEFINE_OUTER(width)                                                                        \
+    static void outer_##width(float *restrict dv, const float *restrict s,                         \
+                              const float *restrict dy, int64_t row, int64_t n, int64_t n_lanes)   \
+    {                                                                                              \
+        typedef float piece __attribute__((vector_size(4 * width), aligned(4), may_alias));        \
+        int64_t key = 0;                                                                           \
+                                                                                                   \
+        for (; key + 4 <= n; key += 4) {                                                           \
+            const float *a = s + key * LANES;                                                      \
+            piece sum0 = { 0 }, sum1 = { 0 }, sum2 = { 0 }, sum3 = { 0 };                          \
+                                                                                                   \
+            for (int64_t lane = 0; lane < n_lanes; lane++) {                                       \
+                const piece from = *(const piece *)(dy + lane * row);                              \
+                                                                                                   \
+                sum0 += from * a[lane];                                                            \
+                sum1 += from * a[LANES + lane];                                                    \
+                sum2 += from * a[2 * LANES + lane];                                                \
+                sum3 += from * a[3 * LANES + lane];                                                \
+            }                                                                                      \
+            *(piece *)(dv + key * row) += sum0;                                                    \
+            *(piece *)(dv + (key + 1) * row) += sum1;                                              \
+            *(piece *)(dv + (key + 2) * row) += sum2;                                              \
+            *(piece *)(dv + (key + 3) * row) += sum3;                                              \
+        }                                                                                          \
+        for (; key < n; key++) {                                                                   \
+            piece sum = { 0 };                                                                     \
+                                                                                                   \
+            for (int64_t lane = 0; lane < n_lanes; lane++)                                         \
+                sum += *(const piece *)(dy + lane * row) * s[key * LANES + lane];                  \
+            *(piece *)(dv + key * row) += sum;                                                     \
+        }                                                                                          \
     }
-    for (; key < n; key++)
-        for (int64_t lane = 0; lane < n_lanes; lane++)
-            for (int c = 0; c < width; c++)
-                dv[key * row + c] += s[key * LANES + lane] * dy[lane * row + c];
-}
+DEFINE_OUTER(16)
+DEFINE_OUTER(8)
+DEFINE_OUTER(4)
+DEFINE_OUTER(1)
+#define outer_piece(width, ...) outer_##width(__VA_ARGS__)
 
 /* Calls `piece(width, …)` with the widest constant width that is left of a head's d channels. */
 #define IN_PIECES(d, c, piece, ...)                                                                \
@@ -215,7 +232,7 @@ static void forward(const struct cross *x, const struct work *w, int64_t m, int6
 
             for (int64_t c = 0; c < d; c++)
                 y[(q0 + lane) * x->row + c] = w->out[c * LANES + lane] * inverse;
-            lse[q0 + lane] = (float)(w->max[lane] + log(w->sum[lane]));
+            lse[q0 + lane] = w->max[lane] + logf(w->sum[lane]);
         }
     }
 }

@@ -1,0 +1,282 @@
+/* Attention between two sets of tokens: against the reference, its differences, at the edges. */
+#include <math.h>
+
+#include "tests/kernels/op.h"
+
+/* f32 sums in blocks of up to 128 products, and exp of a score rounded once: 8 u. */
+static const double tol = 8 * 5.96e-8;
+
+enum { Q, K, V, N_INPUTS };
+
+struct problem {
+    int64_t m, mq, mk, tq, tk;
+    int heads, d;
+    bool counted; /* n_keys is given: 1, Tk, and between */
+    struct tensor in[N_INPUTS], grad[N_INPUTS], n_keys, y, lse, dy;
+};
+
+static void problem_fill(struct problem *p, uint64_t seed)
+{
+    const int64_t c = (int64_t)p->heads * p->d;
+
+    p->in[Q] = OP_FILLED(seed, 1.5f, 0.1f, p->mq, p->tq, c);
+    p->in[K] = OP_FILLED(seed + 1, 1.5f, 0, p->mk, p->tk, c);
+    p->in[V] = OP_FILLED(seed + 2, 1, 0.2f, p->mk, p->tk, c);
+    p->dy = OP_FILLED(seed + 3, 1, 0, p->m, p->tq, c);
+    p->y = OP_ZEROS(F32, p->m, p->tq, c);
+    p->lse = OP_ZEROS(F32, p->m, p->heads, p->tq);
+    p->n_keys = p->counted ? OP_ZEROS(I32, p->m) : tensor_none();
+    for (int64_t m = 0; p->counted && m < p->m; m++)
+        ((int32_t *)p->n_keys.data)[m] = (int32_t)(m == 0   ? 1
+                                                   : m == 1 ? p->tk
+                                                            : 1 + (7 * m) % p->tk);
+    for (int i = 0; i < N_INPUTS; i++) p->grad[i] = op_like(p->in[i]);
+}
+
+static void forward(const struct ops *be, struct problem *p)
+{
+    OP_RUN(be->cross_attention_fwd(p->y, p->lse, p->in[Q], p->in[K], p->in[V], p->n_keys, p->heads,
+                                   s));
+}
+
+static void backward(const struct ops *be, struct problem *p)
+{
+    OP_RUN(be->cross_attention_bwd(p->grad[Q], p->grad[K], p->grad[V], p->dy, p->y, p->lse,
+                                   p->in[Q], p->in[K], p->in[V], p->n_keys, p->heads, s));
+}
+
+/* The same inputs, other outputs. */
+static struct problem twin(const struct problem *p)
+{
+    struct problem t = *p;
+
+    t.y = op_like(p->y);
+    t.lse = op_like(p->lse);
+    for (int i = 0; i < N_INPUTS; i++) t.grad[i] = op_like(p->in[i]);
+    return t;
+}
+
+static void compare(const struct ops *be, struct problem p, uint64_t seed)
+{
+    problem_fill(&p, seed);
+    struct problem want = twin(&p), one = twin(&p);
+    const int n_threads = omp_get_max_threads();
+
+    forward(be, &p);
+    forward(&ops_ref, &want);
+    CHECK_CLOSE(p.y.data, want.y.data, tensor_count(p.y), tol);
+    CHECK_CLOSE(p.lse.data, want.lse.data, tensor_count(p.lse), tol);
+    backward(be, &p);
+    backward(&ops_ref, &want);
+    for (int i = 0; i < N_INPUTS; i++)
+        CHECK_CLOSE(p.grad[i].data, want.grad[i].data, tensor_count(p.grad[i]), 4 * tol);
+
+    /* the number of threads changes no bit */
+    omp_set_num_threads(1);
+    forward(be, &one);
+    backward(be, &one);
+    omp_set_num_threads(n_threads);
+    CHECK_SAME_BITS(p.y.data, one.y.data, tensor_bytes(p.y));
+    CHECK_SAME_BITS(p.lse.data, one.lse.data, tensor_bytes(p.lse));
+    for (int i = 0; i < N_INPUTS; i++)
+        CHECK_SAME_BITS(p.grad[i].data, one.grad[i].data, tensor_bytes(p.grad[i]));
+}
+
+/* Σ w·y at in + h·u. */
+static double loss_at(const struct ops *be, struct problem *p, int input, const float *u, double h)
+{
+    struct tensor kept = op_copy(p->in[input]);
+    float *x = p->in[input].data;
+
+    for (int64_t i = 0; i < tensor_count(kept); i++) x[i] = (float)(x[i] + h * u[i]);
+    forward(be, p);
+    memcpy(x, kept.data, (size_t)tensor_bytes(kept));
+    return check_dot(p->y.data, p->dy.data, tensor_count(p->y));
+}
+
+/* <J u, dy> by central differences against <u, Jᵀ dy>, for each input alone. */
+static void derivative(const struct ops *be, bool share_q, bool share_k)
+{
+    struct problem p = { .m = 3, .tq = 5, .tk = 7, .heads = 2, .d = 3, .counted = true };
+
+    p.mq = share_q ? 1 : p.m;
+    p.mk = share_k ? 1 : p.m;
+    problem_fill(&p, 40);
+    forward(be, &p);
+    backward(be, &p);
+    for (int input = 0; input < N_INPUTS; input++) {
+        const int64_t n = tensor_count(p.in[input]);
+        struct tensor u = op_filled(op_like(p.in[input]), 50 + (uint64_t)input, 0.5f, 0);
+        const float *grad = p.grad[input].data;
+        const double norm = sqrt(check_dot(grad, grad, n) / (double)n);
+
+        /* a random direction that leans along the gradient, so that its sign is not by chance */
+        for (int64_t i = 0; i < n; i++) ((float *)u.data)[i] += (float)(grad[i] / norm);
+        const double h = 4e-3, exact = check_dot(grad, u.data, n);
+        const double slope =
+            (loss_at(be, &p, input, u.data, h) - loss_at(be, &p, input, u.data, -h)) / (2 * h);
+
+        CHECK(norm > 0);
+        /* h² of the third derivative, and the rounding of y over h */
+        CHECK(fabs(slope - exact) <= 5e-4 * fabs(exact));
+        CHECK(!(fabs(slope + exact) <= 5e-4 * fabs(exact)));
+    }
+}
+
+/* Added, overwritten and unwanted gradients, each in its turn. */
+static void gradient_rule(const struct ops *be, bool share_k)
+{
+    struct problem p = { .m = 3, .mq = 3, .tq = 5, .tk = 18, .heads = 2, .d = 8, .counted = true };
+
+    p.mk = share_k ? 1 : p.m;
+    problem_fill(&p, 60);
+    forward(be, &p);
+    backward(be, &p);
+    for (int only = 0; only < N_INPUTS; only++) {
+        struct problem q = twin(&p);
+
+        q.y = p.y;
+        q.lse = p.lse;
+        for (int i = 0; i < N_INPUTS; i++)
+            if (i != only) q.grad[i] = only % 2 ? tensor_none() : op_no_data(q.grad[i]);
+        op_filled(q.grad[only], 70, 9, 0); /* garbage, overwritten */
+        backward(be, &q);
+        CHECK_SAME_BITS(q.grad[only].data, p.grad[only].data, tensor_bytes(p.grad[only]));
+        q.grad[only].add = true;
+        backward(be, &q);
+        for (int64_t i = 0; i < tensor_count(p.grad[only]); i++)
+            ((float *)p.grad[only].data)[i] *= 2;
+        CHECK_CLOSE(q.grad[only].data, p.grad[only].data, tensor_count(p.grad[only]), tol);
+    }
+    for (int i = 0; i < N_INPUTS; i++) p.grad[i] = op_no_data(p.grad[i]);
+    backward(be, &p);
+}
+
+/* Keys beyond the count: no weight, gradient 0 to the bit, and their values are never looked at. */
+static void keys_beyond(const struct ops *be)
+{
+    struct problem p = {
+        .m = 4, .mq = 4, .mk = 4, .tq = 9, .tk = 6, .heads = 2, .d = 8, .counted = true
+    };
+
+    problem_fill(&p, 30);
+    struct problem q = twin(&p);
+    const int64_t row = (int64_t)p.heads * p.d;
+    const float zero[64] = { 0 };
+
+    q.in[K] = op_copy(p.in[K]);
+    q.in[V] = op_copy(p.in[V]);
+    for (int64_t m = 0; m < p.m; m++)
+        for (int64_t t = ((const int32_t *)p.n_keys.data)[m]; t < p.tk; t++)
+            for (int64_t c = 0; c < row; c++) {
+                ((float *)q.in[K].data)[(m * p.tk + t) * row + c] = NAN;
+                ((float *)q.in[V].data)[(m * p.tk + t) * row + c] = INFINITY;
+            }
+    forward(be, &p);
+    backward(be, &p);
+    forward(be, &q);
+    backward(be, &q);
+    CHECK_SAME_BITS(q.y.data, p.y.data, tensor_bytes(p.y));
+    for (int i = 0; i < N_INPUTS; i++)
+        CHECK_SAME_BITS(q.grad[i].data, p.grad[i].data, tensor_bytes(p.grad[i]));
+    for (int64_t m = 0; m < p.m; m++)
+        for (int64_t t = ((const int32_t *)p.n_keys.data)[m]; t < p.tk; t++)
+            CHECK_SAME_BITS((const float *)p.grad[K].data + (m * p.tk + t) * row, zero,
+                            row * (int64_t)sizeof *zero);
+    /* one key: the output is its value */
+    for (int64_t t = 0; t < p.tq; t++)
+        CHECK_CLOSE((const float *)p.y.data + t * row, (const float *)p.in[V].data, row, tol);
+}
+
+static void edges(const struct ops *be)
+{
+    /* no mask: what a mask owns is empty, what they share is zero */
+    struct problem p = { .m = 0, .mq = 0, .mk = 1, .tq = 3, .tk = 4, .heads = 2, .d = 8 };
+
+    problem_fill(&p, 80);
+    for (int i = 0; i < N_INPUTS; i++) op_filled(p.grad[i], 81, 1, 0);
+    forward(be, &p);
+    backward(be, &p);
+    for (int i = K; i <= V; i++) {
+        struct tensor zero = op_like(p.grad[i]);
+
+        CHECK_SAME_BITS(p.grad[i].data, zero.data, tensor_bytes(zero));
+    }
+    p = (struct problem){ .m = 0, .mq = 0, .mk = 0, .tq = 3, .tk = 4, .heads = 2, .d = 8 };
+    problem_fill(&p, 82);
+    forward(be, &p);
+    backward(be, &p);
+
+    /* scores far apart: the row's maximum is subtracted */
+    p = (struct problem){ .m = 2, .mq = 2, .mk = 2, .tq = 9, .tk = 40, .heads = 2, .d = 16 };
+    problem_fill(&p, 84);
+    for (int64_t i = 0; i < tensor_count(p.in[Q]); i++) ((float *)p.in[Q].data)[i] *= 400;
+    struct problem want = twin(&p);
+    forward(be, &p);
+    forward(&ops_ref, &want);
+    /* a score of about 1000 is rounded to 1000 u before exp */
+    CHECK_CLOSE(p.y.data, want.y.data, tensor_count(p.y), 1000 * 5.96e-8);
+    CHECK_CLOSE(p.lse.data, want.lse.data, tensor_count(p.lse), tol);
+}
+
+static void shape_errors(const struct ops *be)
+{
+    struct problem p = {
+        .m = 3, .mq = 3, .mk = 1, .tq = 5, .tk = 4, .heads = 2, .d = 8, .counted = true
+    };
+
+    problem_fill(&p, 90);
+    struct problem e = p;
+    for (int i = 0; i < N_INPUTS; i++) {
+        e.in[i].data = NULL;
+        e.grad[i].data = NULL;
+    }
+    e.y.data = e.lse.data = e.dy.data = e.n_keys.data = NULL;
+    OP_PLAN(be->cross_attention_fwd(e.y, e.lse, e.in[Q], e.in[K], e.in[V], e.n_keys, 2, s));
+    OP_PLAN(be->cross_attention_bwd(e.grad[Q], e.grad[K], e.grad[V], e.dy, e.y, e.lse, e.in[Q],
+                                    e.in[K], e.in[V], e.n_keys, 2, s));
+
+    struct tensor bytes = p.in[Q], two = p.in[K], counts = p.n_keys, no_keys = p.in[K];
+
+    bytes.dtype = BF16;
+    two.dim[0] = 2; /* neither 1 nor M; never touched */
+    counts.dtype = F32;
+    no_keys.dim[1] = 0;
+    OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, bytes, p.in[K], p.in[V], p.n_keys, 2, s));
+    OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], two, two, p.n_keys, 2, s));
+    OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], two, p.in[V], p.n_keys, 2, s));
+    OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], p.in[K], p.in[V], counts, 2, s));
+    OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], no_keys, no_keys, p.n_keys, 2, s));
+    OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], p.in[K], p.in[V], p.n_keys, 3, s));
+    OP_SHAPE_ERROR(be->cross_attention_bwd(p.grad[K], p.grad[K], p.grad[V], p.dy, p.y, p.lse,
+                                           p.in[Q], p.in[K], p.in[V], p.n_keys, 2, s));
+    OP_SHAPE_ERROR(be->cross_attention_bwd(p.grad[Q], p.grad[K], p.grad[V], p.in[K], p.y, p.lse,
+                                           p.in[Q], p.in[K], p.in[V], p.n_keys, 2, s));
+}
+
+int main(int argc, char **argv)
+{
+    const struct ops *be = op_backend(argc, argv);
+    static const struct problem problems[] = {
+        { .m = 16, .mq = 16, .mk = 16, .tq = 9, .tk = 9, .heads = 8, .d = 16, .counted = true },
+        { .m = 4, .mq = 4, .mk = 4, .tq = 9, .tk = 256, .heads = 8, .d = 8 },
+        { .m = 4, .mq = 4, .mk = 4, .tq = 256, .tk = 9, .heads = 8, .d = 8, .counted = true },
+        { .m = 5, .mq = 5, .mk = 1, .tq = 7, .tk = 64, .heads = 4, .d = 8 },
+        { .m = 5, .mq = 1, .mk = 5, .tq = 64, .tk = 7, .heads = 4, .d = 8, .counted = true },
+        { .m = 3, .mq = 1, .mk = 1, .tq = 17, .tk = 5, .heads = 1, .d = 4, .counted = true },
+        { .m = 1, .mq = 1, .mk = 1, .tq = 16, .tk = 300, .heads = 2, .d = 32 },
+        { .m = 2, .mq = 2, .mk = 2, .tq = 33, .tk = 131, .heads = 3, .d = 29, .counted = true },
+        { .m = 1, .mq = 1, .mk = 1, .tq = 1, .tk = 1, .heads = 1, .d = 1 },
+        { .m = 2, .mq = 2, .mk = 2, .tq = 0, .tk = 3, .heads = 2, .d = 7 },
+    };
+
+    for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
+        compare(be, problems[i], 10 * i + 1);
+    for (int share = 0; share < 4; share++) derivative(be, share & 1, share & 2);
+    gradient_rule(be, false);
+    gradient_rule(be, true);
+    keys_beyond(be);
+    edges(be);
+    shape_errors(be);
+    return check_done("cross_attention");
+}
