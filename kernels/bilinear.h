@@ -30,15 +30,15 @@ BILINEAR_FN struct bilinear_tap bilinear_tap(int64_t i, int64_t in, int64_t out)
     return t;
 }
 
-/* One pixel of an upsampled h×w plane x: rows first, then columns, in float without contraction. */
+/* One pixel of an upsampled plane x, w wide: along the rows first, in float without contraction. */
 BILINEAR_FN float bilinear_at(const float *x, int64_t w, struct bilinear_tap row,
                               struct bilinear_tap col)
 {
     const float *top = x + row.lo * w, *bottom = x + row.hi * w;
-    const float left = top[col.lo] * (1.0f - row.w) + bottom[col.lo] * row.w;
-    const float right = top[col.hi] * (1.0f - row.w) + bottom[col.hi] * row.w;
+    const float above = top[col.lo] * (1.0f - col.w) + top[col.hi] * col.w;
+    const float below = bottom[col.lo] * (1.0f - col.w) + bottom[col.hi] * col.w;
 
-    return left * (1.0f - col.w) + right * col.w;
+    return above * (1.0f - row.w) + below * row.w;
 }
 
 #endif
