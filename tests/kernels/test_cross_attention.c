@@ -188,6 +188,26 @@ static void keys_beyond(const struct ops *be)
         CHECK_CLOSE((const float *)p.y.data + t * row, (const float *)p.in[V].data, row, tol);
 }
 
+/* The formula of the header by hand: one head of four channels, two keys. */
+static void by_hand(const struct ops *be)
+{
+    struct problem p = { .m = 1, .mq = 1, .mk = 1, .tq = 1, .tk = 2, .heads = 2, .d = 4 };
+
+    problem_fill(&p, 20);
+    forward(be, &p);
+    for (int64_t head = 0; head < 2; head++) {
+        const float *q = (const float *)p.in[Q].data + head * 4;
+        const float *k = (const float *)p.in[K].data + head * 4;
+        const float *v = (const float *)p.in[V].data + head * 4;
+        const double a = exp(check_dot(q, k, 4) / 2), b = exp(check_dot(q, k + 8, 4) / 2);
+
+        CHECK(fabs(((const float *)p.lse.data)[head] - log(a + b)) <= tol);
+        for (int64_t c = 0; c < 4; c++)
+            CHECK(fabs(((const float *)p.y.data)[head * 4 + c] -
+                       (a * v[c] + b * v[8 + c]) / (a + b)) <= tol);
+    }
+}
+
 static void edges(const struct ops *be)
 {
     /* no mask: what a mask owns is empty, what they share is zero */
@@ -272,6 +292,7 @@ int main(int argc, char **argv)
 
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
         compare(be, problems[i], 10 * i + 1);
+    by_hand(be);
     for (int share = 0; share < 4; share++) derivative(be, share & 1, share & 2);
     gradient_rule(be, false);
     gradient_rule(be, true);
