@@ -181,7 +181,7 @@ static enum status create(struct sam *s)
 }
 
 enum status sam_create(struct sam **s, const struct config *c, const struct ops *ops, int64_t masks,
-                       int64_t points, bool train)
+                       int64_t points, int64_t scratch, bool train)
 {
     struct sam *q = calloc(1, sizeof *q);
     enum status e;
@@ -192,6 +192,7 @@ enum status sam_create(struct sam **s, const struct config *c, const struct ops 
     q->train = train;
     q->M = masks;
     q->P = points;
+    q->stream.scratch_need = scratch;
     q->H = c->model_image_size / c->model_patch_size;
     q->n_rounds_kept = train && c->train_through_rounds ? (int)c->train_rounds : 1;
     q->prompts = calloc((size_t)q->n_rounds_kept, sizeof *q->prompts);

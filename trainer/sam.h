@@ -58,9 +58,10 @@ struct sam {
     bool profiling;
 };
 
-/* masks: M of a chunk; points: P. train: backward is planned too. */
+/* masks: M of a chunk; points: P; scratch: bytes the caller's own ops on s->stream need at least. train: backward is
+ * planned too. Keeps c. */
 enum status sam_create(struct sam **s, const struct config *c, const struct ops *ops, int64_t masks,
-                       int64_t points, bool train) MUST_CHECK;
+                       int64_t points, int64_t scratch, bool train) MUST_CHECK;
 void sam_destroy(struct sam *s);
 
 /* After the weights changed in ways that touch the Fourier matrix (loading, initializing). */

@@ -1,0 +1,84 @@
+/* How good a model is: mean IoU at the original image size after 1, 2, 3, 5 and 9 clicks, the best of its first three masks
+ * (oracle), and from the true box, as in the SAM paper's zero-shot protocol (§7.1, D.1). The first click is the mask's deepest
+ * pixel by exact distance, each next one the deepest pixel of what is still wrong. Beside them, what answers that
+ * need no model score on the same masks.
+ *
+ * Images are dealt to ranks; every mask's scores are gathered in order, so results are the same on any number of ranks. */
+#ifndef TRAINER_EVAL_H
+#define TRAINER_EVAL_H
+
+#include "cluster/comm.h"
+#include "data_pipeline/shard.h"
+#include "trainer/sam.h"
+
+/* X(member, text): the scores of a mask, in the order of tables. */
+#define EVAL_SCORES(X)                                                                             \
+    X(click_1, "1 click")                                                                          \
+    X(click_2, "2 clicks")                                                                         \
+    X(click_3, "3 clicks")                                                                         \
+    X(click_5, "5 clicks")                                                                         \
+    X(click_9, "9 clicks")                                                                         \
+    X(oracle, "1 click, best of 3 masks")                                                          \
+    X(box, "box")                                                                                  \
+    X(box_oracle, "box, best of 3 masks")                                                          \
+    X(disc, "trivial: disc at the click")                                                          \
+    X(disc_oracle, "trivial: best of 3 discs")                                                     \
+    X(box_filled, "trivial: box filled")                                                           \
+    X(ellipse, "trivial: ellipse in the box")                                                      \
+    X(whole, "trivial: whole image")
+
+#define EVAL_ENUM(member, text) EVAL_##member,
+enum eval_score { EVAL_SCORES(EVAL_ENUM) EVAL_N_SCORES };
+#undef EVAL_ENUM
+
+enum { EVAL_CLICKS = 9 };
+
+const char *eval_key(enum eval_score s);  /* "click_1" */
+const char *eval_text(enum eval_score s); /* "1 click" */
+
+struct eval_row {
+    int64_t image_id, area;
+    int32_t mask, n_clicks; /* index in the record */
+    float score[EVAL_N_SCORES];
+};
+
+struct eval_scores {
+    int64_t n_images, n_masks;
+    double mean[EVAL_N_SCORES]; /* NaN where not asked for */
+};
+
+struct eval_options {
+    const struct config *config; /* model and mask filters; not owned */
+    const struct ops *ops;
+    const struct shard_set *set; /* not owned */
+    int64_t max_images,
+        max_masks;      /* the first that many images, that many masks of each by counter; 0: all */
+    int max_clicks;     /* 1…EVAL_CLICKS */
+    double median_area; /* share of the image: the trivial disc's size; 0: of the masks evaluated */
+    const char *overlays; /* folder for pictures of the first n_overlays images; NULL: none */
+    int64_t n_overlays;
+    const char *csv;                                        /* a line a mask; NULL: none */
+    void (*progress)(void *arg, int64_t done, int64_t all); /* rank 0's images; may be NULL */
+    void *arg;
+};
+
+struct eval;
+
+/* Takes all memory but what grows with the images' sizes. */
+enum status eval_create(struct eval **e, const struct eval_options *o) MUST_CHECK;
+void eval_destroy(struct eval *e);
+
+/* The weights to score, in the layout of params.h. */
+enum status eval_weights(struct eval *e, const float *weights) MUST_CHECK;
+
+/* Collective. The same result on every rank. */
+enum status eval_run(struct eval *e, struct comm *c, struct eval_scores *scores) MUST_CHECK;
+
+/* The parameter list of the model being scored. */
+const struct params *eval_params(const struct eval *e);
+
+/* Median share of the image over the masks that pass the config's filters. Local; reads up to 1000 images. */
+enum status eval_median_area(const struct shard_set *set, const struct config *c,
+                             double *share) MUST_CHECK;
+
+#endif

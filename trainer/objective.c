@@ -1,0 +1,489 @@
+#include "trainer/objective.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <xxhash.h>
+
+#include "kernels/base/arena.h"
+#include "kernels/base/check.h"
+#include "kernels/base/clock.h"
+
+enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 */
+
+struct objective {
+    struct sam *sam;
+    int64_t R; /* side of the loss resolution */
+    struct mask_loss_options loss;
+    struct prompt_options prompt;
+    struct tensor gt, box, weight, valid, size,
+        candidates;                  /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) */
+    struct tensor key;               /* (2) i64: prompts */
+    struct tensor *value, *selected; /* (n_rounds_kept) (M,K,4) and (M) of each kept round */
+    struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
+    void *memory;         /* owned; behind all of the above */
+    int64_t memory_bytes;
+    struct tensor runs, first; /* of the slot; runs grows when a slot has more than ever before */
+    void *runs_memory, *first_memory;
+    float *host_value;  /* (M,K,4) */
+    int32_t *host_ints; /* (2·M) */
+    XXH3_state_t *trace;
+    struct objective_times times;
+};
+
+struct objective_plan objective_plan(const struct config *c, int64_t step)
+{
+    const struct rng_key key = rng_stream((uint64_t)c->train_seed, RNG_PLAN, (uint64_t)step, 0);
+    const int silent = (int)c->train_silent_rounds, later = (int)c->train_rounds - 1;
+    struct objective_plan p = { .n_rounds = (int)c->train_rounds };
+    int n = later - silent > 0 ? later - silent : 0;
+
+    for (int i = 0; i < n; i++) p.click[i] = true;
+    for (int s = 0; s < silent - 1 && n < later;
+         s++) { /* these fall anywhere among what is there */
+        const int at = (int)rng_below(key, (uint64_t)s, (uint64_t)n + 1);
+
+        memmove(p.click + at + 1, p.click + at, (size_t)(n - at) * sizeof *p.click);
+        p.click[at] = false;
+        n++;
+    }
+    return p; /* the last one is silent by what it is: false */
+}
+
+int64_t objective_points(const struct config *c)
+{
+    const int64_t clicks = c->train_rounds - 1 - c->train_silent_rounds;
+
+    return 2 + (clicks > 0 ? clicks : 0);
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+static void take(struct objective *o, struct tensor *t, struct tensor shape)
+{
+    *t = shape;
+    t->data = o->memory ? (char *)o->memory + o->memory_bytes : NULL;
+    o->memory_bytes += arena_round(tensor_bytes(shape));
+}
+
+static void carve(struct objective *o)
+{
+    const struct sam *s = o->sam;
+    const int64_t M = s->M, L = 4 * s->H;
+
+    o->memory_bytes = 0;
+    take(o, &o->gt, tensor_3d(NULL, U8, M, o->R, o->R));
+    take(o, &o->box, tensor_2d(NULL, F32, M, 4));
+    take(o, &o->weight, tensor_1d(NULL, F32, M));
+    take(o, &o->valid, tensor_2d(NULL, I32, M, 2));
+    take(o, &o->candidates, tensor_2d(NULL, I32, M, 2));
+    take(o, &o->size, tensor_1d(NULL, F32, 2));
+    take(o, &o->key, tensor_1d(NULL, I64, 2));
+    take(o, &o->d_mask, tensor_3d(NULL, F32, M, L, L));
+    for (int i = 0; i < s->n_rounds_kept; i++) {
+        take(o, o->value + i, tensor_3d(NULL, F32, M, MASK_TOKENS, MASK_LOSS_VALUES));
+        take(o, o->selected + i, tensor_1d(NULL, I32, M));
+    }
+}
+
+/* A dry pass over every op outside the programs: shapes are right, and this much scratch is needed. */
+static enum status plan(struct objective *o, struct stream *dry)
+{
+    const struct sam *s = o->sam;
+    const int64_t M = s->M, L = 4 * s->H;
+    const struct tensor coords = tensor_3d(NULL, F32, M, s->P, 2);
+    const struct tensor labels = tensor_2d(NULL, I32, M, s->P);
+    const struct tensor n_points = tensor_1d(NULL, I32, M), selected = n_points;
+    const struct tensor mask = tensor_3d(NULL, F32, M, L, L);
+    int32_t geometry[5] = { 1, 1, 1, 1, 1 };
+
+    TRY(s->ops->rasterize(o->gt, tensor_1d(NULL, I32, 1), tensor_1d(NULL, I64, M + 1),
+                          tensor_1d(geometry, I32, 5), dry));
+    TRY(s->ops->prompt_first(coords, labels, n_points, o->gt, o->box, o->size, o->weight, o->key, 0,
+                             &o->prompt, dry));
+    for (int64_t K = 1; K <= MASK_TOKENS; K++) {
+        const struct tensor logits = tensor_4d(NULL, F32, M, K, L, L);
+        const struct tensor iou = tensor_2d(NULL, F32, M, K);
+        const struct tensor value = tensor_3d(NULL, F32, M, K, MASK_LOSS_VALUES);
+
+        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, o->candidates, o->gt,
+                                o->weight, o->key, 0, 0, true, &o->prompt, dry));
+        TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid, o->candidates,
+                                  &o->loss, dry));
+        TRY(s->ops->mask_loss_bwd(logits, iou, value, selected, logits, o->gt, iou, o->valid,
+                                  o->candidates, o->weight, 1, &o->loss, dry));
+    }
+    return OK;
+}
+
+static enum status create(struct objective *o)
+{
+    const struct sam *s = o->sam;
+    const size_t kept = (size_t)s->n_rounds_kept, M = (size_t)s->M;
+
+    o->value = calloc(kept, sizeof *o->value);
+    o->selected = calloc(kept, sizeof *o->selected);
+    o->host_value = calloc(M * MASK_TOKENS * MASK_LOSS_VALUES, sizeof *o->host_value);
+    o->host_ints = calloc(2 * M, sizeof *o->host_ints);
+    o->trace = XXH3_createState();
+    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->trace)
+        FAIL(E_MEMORY, "the objective's lists");
+    carve(o); /* measures */
+    TRY(s->ops->alloc(&o->memory, o->memory_bytes));
+    carve(o);
+    o->runs = tensor_1d(NULL, I32, RUNS_ROOM);
+    o->first = tensor_1d(NULL, I64, s->config->train_masks + 1);
+    TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
+    return s->ops->alloc(&o->first_memory, tensor_bytes(o->first));
+}
+
+static void configure(struct objective *o, const struct config *c)
+{
+    o->R = c->loss_resolution == 0 ? c->model_image_size : 4 * o->sam->H;
+    o->loss = (struct mask_loss_options){ .alpha = (float)c->loss_focal_alpha,
+                                          .gamma = (float)c->loss_focal_gamma,
+                                          .w_focal = (float)c->loss_w_focal,
+                                          .w_dice = (float)c->loss_w_dice,
+                                          .w_iou = (float)c->loss_w_iou,
+                                          .iou_l1 = c->loss_iou == 1,
+                                          .iou_all = c->loss_iou_all,
+                                          .valid_only = c->loss_area == 1 };
+    o->prompt = (struct prompt_options){
+        .box_share = (float)c->train_box_share,
+        .box_noise = (float)c->train_box_noise,
+        .box_noise_max = (float)(c->train_box_noise_max * (double)c->model_image_size / 1024),
+        .law = c->train_box_noise_law == 0 ? BOX_NOISE_NORMAL : BOX_NOISE_UNIFORM,
+        .frame = (int)c->model_image_size,
+    };
+}
+
+enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
+                              int64_t points, int64_t *bytes)
+{
+    struct sam shape = { .config = c, .ops = ops, .M = masks, .P = points,
+                         .H = c->model_image_size / c->model_patch_size };
+    struct objective o = { .sam = &shape };
+    struct stream dry = { .planning = true };
+
+    configure(&o, c);
+    carve(&o);
+    TRY(plan(&o, &dry));
+    *bytes = dry.scratch_need;
+    return OK;
+}
+
+enum status objective_create(struct objective **o, struct sam *s)
+{
+    struct objective *q = calloc(1, sizeof *q);
+    enum status e;
+
+    if (!q) FAIL(E_MEMORY, "the objective");
+    q->sam = s;
+    configure(q, s->config);
+    e = create(q);
+    if (e != OK) {
+        objective_destroy(q);
+        return e;
+    }
+    *o = q;
+    return OK;
+}
+
+void objective_destroy(struct objective *o)
+{
+    if (!o) return;
+    if (o->memory) o->sam->ops->free(o->memory);
+    if (o->runs_memory) o->sam->ops->free(o->runs_memory);
+    if (o->first_memory) o->sam->ops->free(o->first_memory);
+    XXH3_freeState(o->trace);
+    free(o->value);
+    free(o->selected);
+    free(o->host_value);
+    free(o->host_ints);
+    free(o);
+}
+
+/* ---- one slot ------------------------------------------------------------------------------- */
+/* The slot's masks to the device. Its runs may be more than there was ever room for: rare, and counted by the arena. */
+static enum status put_masks(struct objective *o, const struct loader_slot *slot)
+{
+    struct sam *s = o->sam;
+
+    if (slot->n_runs > o->runs.dim[0]) {
+        s->ops->free(o->runs_memory);
+        o->runs_memory = NULL;
+        o->runs.dim[0] = 2 * slot->n_runs;
+        TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
+    }
+    o->runs.data = o->runs_memory;
+    o->first.data = o->first_memory;
+    TRY(s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream));
+    return s->ops->put(o->first.data, slot->first, tensor_bytes(o->first), &s->stream);
+}
+
+static enum status put_key(struct objective *o, struct tensor t, struct rng_key key)
+{
+    const uint64_t words[2] = { key.seed, key.stream };
+
+    return o->sam->ops->put(t.data, words, sizeof words, &o->sam->stream);
+}
+
+/* Truth, boxes and weights of the chunk that begins with mask `begin`. */
+static enum status put_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin)
+{
+    struct sam *s = o->sam;
+    const int64_t M = s->M, S = s->config->model_image_size;
+    int32_t geometry[5] = { slot->height, slot->width, slot->new_height, slot->new_width,
+                            (int32_t)S };
+    struct tensor first = o->first;
+
+    for (int64_t m = 0; m < M; m++) {
+        o->host_value[m] = begin + m < slot->n_masks ? 1 : 0;
+        o->host_ints[2 * m] = (int32_t)((slot->new_height * o->R + S - 1) / S);
+        o->host_ints[2 * m + 1] = (int32_t)((slot->new_width * o->R + S - 1) / S);
+    }
+    TRY(s->ops->put(o->weight.data, o->host_value, M * 4, &s->stream));
+    TRY(s->ops->put(o->valid.data, o->host_ints, M * 8, &s->stream));
+    TRY(s->ops->put(o->box.data, slot->box + 4 * begin, M * 16, &s->stream));
+    first.data = (int64_t *)o->first.data + begin;
+    first.dim[0] = M + 1;
+    TRY(s->ops->rasterize(o->gt, o->runs, first, tensor_1d(geometry, I32, 5), &s->stream));
+    XXH3_64bits_update(o->trace, o->gt.data, (size_t)tensor_bytes(o->gt));
+    return OK;
+}
+
+/* All masks have the same number of points: tokens a mask are the decoder's five and these. */
+static enum status put_n_tokens(struct objective *o, const struct sam_prompts *p, int n_points)
+{
+    for (int64_t m = 0; m < o->sam->M; m++) o->host_ints[m] = 1 + MASK_TOKENS + n_points;
+    return o->sam->ops->put(p->n_tokens.data, o->host_ints, o->sam->M * 4, &o->sam->stream);
+}
+
+static void trace(struct objective *o, const struct sam_prompts *p)
+{
+    XXH3_64bits_update(o->trace, p->coords.data, (size_t)tensor_bytes(p->coords));
+    XXH3_64bits_update(o->trace, p->labels.data, (size_t)tensor_bytes(p->labels));
+}
+
+/* A lone box may be one prompt of several meanings or not (SAM_SPEC C.5 #3): then its only candidate is token 0. */
+static enum status put_candidates(struct objective *o)
+{
+    struct sam *s = o->sam;
+    const int64_t M = s->M, P = s->P;
+    const int32_t *labels = s->prompts->labels.data;
+
+    for (int64_t m = 0; m < M; m++) {
+        const bool box = labels[m * P] == 2;
+
+        o->host_ints[2 * m] = box ? 0 : 1;
+        o->host_ints[2 * m + 1] = box ? 1 : MASK_TOKENS;
+    }
+    return s->ops->put(o->candidates.data, o->host_ints, M * 8, &s->stream);
+}
+
+/* What one round of a chunk is about. */
+struct round {
+    int index, kept; /* of the plan; which block holds its activations */
+    enum sam_round kind;
+    struct tensor logits, iou, candidates, value;
+};
+
+static enum sam_round kind_of(const struct objective *o, const struct objective_plan *plan, int i)
+{
+    const struct config *c = o->sam->config;
+
+    if (i == 0) return c->train_box_multimask ? SAM_FIRST : SAM_FIRST_ALL;
+    return i == 1 && !plan->click[0] && c->train_silent_multimask ? SAM_NEXT_THREE : SAM_NEXT;
+}
+
+static enum status add_losses(struct objective *o, const struct round *r, int64_t n_valid,
+                              bool last, struct objective_losses *sum)
+{
+    struct sam *s = o->sam;
+    const int64_t K = r->value.dim[1];
+    int32_t *selected = o->host_ints;
+
+    TRY(s->ops->get(o->host_value, r->value.data, tensor_bytes(r->value), &s->stream));
+    TRY(s->ops->get(selected, o->selected[r->kept].data, s->M * 4, &s->stream));
+    TRY(s->ops->sync(&s->stream));
+    for (int64_t m = 0; m < n_valid; m++) {
+        const float *v = o->host_value + (m * K + selected[m]) * MASK_LOSS_VALUES;
+
+        sum->focal += v[MASK_LOSS_FOCAL];
+        sum->dice += v[MASK_LOSS_DICE];
+        sum->iou_error += v[MASK_LOSS_ERR];
+        if (r->index == 0) sum->iou_first += v[MASK_LOSS_IOU];
+        if (last) sum->iou_last += v[MASK_LOSS_IOU];
+    }
+    return OK;
+}
+
+static double lap(double *since)
+{
+    const double now = clock_seconds(), d = now - *since;
+
+    *since = now;
+    return d;
+}
+
+static enum status forward_round(struct objective *o, struct round *r)
+{
+    struct sam *s = o->sam;
+    double since = clock_seconds();
+
+    TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
+    o->times.decoder_forward += lap(&since);
+    r->value = o->value[r->kept];
+    r->value.dim[1] = r->logits.dim[1];
+    r->candidates = r->kind == SAM_FIRST_ALL ? o->candidates : tensor_none();
+    TRY(s->ops->mask_loss_fwd(r->value, o->selected[r->kept], r->logits, o->gt, r->iou, o->valid,
+                              r->candidates, &o->loss, &s->stream));
+    o->times.loss += lap(&since);
+    return OK;
+}
+
+/* d_mask: what the next round's backward says of this round's fed-back mask; NULL when detached. */
+static enum status backward_round(struct objective *o, const struct round *r, float *grads,
+                                  const float *d_mask)
+{
+    struct sam *s = o->sam;
+    const int64_t K = r->logits.dim[1], L2 = r->logits.dim[2] * r->logits.dim[3];
+    struct tensor d_logits, d_iou;
+    double since = clock_seconds();
+
+    sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
+    TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, o->selected[r->kept], r->logits, o->gt,
+                              r->iou, o->valid, r->candidates, o->weight, 1, &o->loss, &s->stream));
+    o->times.loss += lap(&since);
+    for (int64_t m = 0; d_mask && m < s->M; m++) {
+        const int64_t best = prompt_best(r->iou, r->candidates, m);
+
+        TRY(s->ops->accumulate((float *)d_logits.data + (m * K + best) * L2, d_mask + m * L2, L2,
+                               &s->stream));
+    }
+    if (d_mask) TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
+    TRY(sam_decode_backward(s, r->kind, r->kept, grads, o->d_mask.data));
+    o->times.decoder_backward += lap(&since);
+    return OK;
+}
+
+/* The next round's prompts from this round's answer. */
+static enum status next_prompts(struct objective *o, const struct round *r, struct rng_key dropout,
+                                int64_t begin, bool click, int *n_points)
+{
+    struct sam *s = o->sam;
+    const struct sam_prompts *from = s->prompts + r->kept;
+    const struct sam_prompts *to = s->n_rounds_kept > 1 ? from + 1 : from;
+    double since = clock_seconds();
+
+    if (to != from) { /* backward still reads what this round saw */
+        TRY(s->ops->copy(to->coords.data, from->coords.data, tensor_bytes(to->coords), &s->stream));
+        TRY(s->ops->copy(to->labels.data, from->labels.data, tensor_bytes(to->labels), &s->stream));
+        TRY(s->ops->copy(to->n_points.data, from->n_points.data, s->M * 4, &s->stream));
+    }
+    TRY(s->ops->prompt_next(to->mask, to->coords, to->labels, to->n_points, r->logits, r->iou,
+                            r->candidates, o->gt, o->weight, o->key, begin, r->index, click,
+                            &o->prompt, &s->stream));
+    if (click) ++*n_points;
+    TRY(put_n_tokens(o, to, *n_points));
+    TRY(put_key(o, to->key, rng_sub(dropout, (uint64_t)r->index + 1)));
+    trace(o, to);
+    o->times.prompts += lap(&since);
+    return OK;
+}
+
+static enum status run_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin,
+                             const struct objective_plan *plan, float *grads,
+                             struct objective_losses *losses)
+{
+    struct sam *s = o->sam;
+    const int64_t n_valid = slot->n_masks - begin < s->M ? slot->n_masks - begin : s->M;
+    const uint64_t seed = (uint64_t)s->config->train_seed;
+    const struct rng_key dropout = rng_sub(
+        rng_stream(seed, RNG_DROPOUT, (uint64_t)slot->step, (uint64_t)slot->slot), (uint64_t)begin);
+    const bool through = s->n_rounds_kept > 1;
+    struct round round[64];
+    int n_points = 2;
+    double since = clock_seconds();
+
+    TRY(put_chunk(o, slot, begin));
+    TRY(s->ops->prompt_first(s->prompts->coords, s->prompts->labels, s->prompts->n_points, o->gt,
+                             o->box, o->size, o->weight, o->key, begin, &o->prompt, &s->stream));
+    if (!s->config->train_box_multimask) TRY(put_candidates(o));
+    TRY(put_n_tokens(o, s->prompts, n_points));
+    TRY(put_key(o, s->prompts->key, dropout));
+    trace(o, s->prompts);
+    o->times.prompts += lap(&since);
+    for (int i = 0; i < plan->n_rounds; i++) {
+        struct round *r = round + i;
+
+        *r = (struct round){ .index = i, .kept = through ? i : 0, .kind = kind_of(o, plan, i) };
+        TRY(forward_round(o, r));
+        TRY(add_losses(o, r, n_valid, i == plan->n_rounds - 1, losses));
+        if (!through) TRY(backward_round(o, r, grads, NULL));
+        if (i + 1 < plan->n_rounds)
+            TRY(next_prompts(o, r, dropout, begin, plan->click[i], &n_points));
+    }
+    if (!through) return OK;
+    TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
+    for (int i = plan->n_rounds - 1; i >= 0; i--)
+        TRY(backward_round(o, round + i, grads, o->d_mask.data));
+    return OK;
+}
+
+/* Which branches of the encoder this image goes without (stochastic depth). */
+static enum status draw_drop_path(struct objective *o, const struct loader_slot *slot)
+{
+    struct sam *s = o->sam;
+    const struct config *c = s->config;
+    const struct rng_key key = rng_stream((uint64_t)c->train_seed, RNG_DROP_PATH,
+                                          (uint64_t)slot->step, (uint64_t)slot->slot);
+    float scale[2 * 256];
+
+    for (int b = 0; b < 2 * (int)c->model_depth; b++) {
+        const double rate =
+            c->model_depth > 1 ? c->train_drop_path * (b / 2) / (double)(c->model_depth - 1) : 0;
+
+        s->branch_off[b] = (double)rng_uniform(key, (uint64_t)b) < rate;
+        scale[b] = (float)(1 / (1 - rate));
+    }
+    return s->ops->put(s->drop_scale.data, scale, tensor_bytes(s->drop_scale), &s->stream);
+}
+
+enum status objective_slot(struct objective *o, const struct loader_slot *slot, float *grads,
+                           void (*decoder_done)(void *), void (*param_ready)(void *, int),
+                           void *context, struct objective_losses *losses)
+{
+    struct sam *s = o->sam;
+    const struct objective_plan plan = objective_plan(s->config, slot->step);
+    const float size[2] = { (float)slot->new_width, (float)slot->new_height };
+    double since = clock_seconds();
+
+    *losses = (struct objective_losses){ .n_masks = slot->n_masks };
+    XXH3_64bits_reset(o->trace);
+    TRY(draw_drop_path(o, slot));
+    TRY(put_masks(o, slot));
+    TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));
+    TRY(put_key(o, o->key,
+                rng_stream((uint64_t)s->config->train_seed, RNG_PROMPT, (uint64_t)slot->step,
+                           (uint64_t)slot->slot)));
+    TRY(sam_encode(s, slot->pixels, slot->new_height, slot->new_width));
+    TRY(s->ops->zero(s->d_embedding.data, tensor_bytes(s->d_embedding), &s->stream));
+    o->times.encoder_forward += lap(&since);
+    for (int64_t begin = 0; begin < slot->n_masks; begin += s->M)
+        TRY(run_chunk(o, slot, begin, &plan, grads, losses));
+    if (decoder_done) decoder_done(context);
+    since = clock_seconds();
+    TRY(sam_encode_backward(s, grads, param_ready, context));
+    o->times.encoder_backward += lap(&since);
+    return OK;
+}
+
+struct objective_times objective_times(const struct objective *o)
+{
+    return o->times;
+}
+
+uint64_t objective_trace(const struct objective *o)
+{
+    return XXH3_64bits_digest(o->trace);
+}

@@ -1,0 +1,54 @@
+/* The interactive training objective for one image (SAM paper, appendix A; SAM_SPEC C.4): a first point or box, then rounds of
+ * corrective clicks with the predicted mask fed back; at every round 20·focal + dice of the best mask and the IoU head's
+ * error. Runs the decoder forward and backward chunk by chunk of masks, and all rounds of a chunk before the next, so
+ * that memory depends on neither the number of masks nor (unless back-propagating through rounds) of rounds. */
+#ifndef TRAINER_OBJECTIVE_H
+#define TRAINER_OBJECTIVE_H
+
+#include "data_pipeline/loader.h"
+#include "kernels/base/rng.h"
+#include "trainer/sam.h"
+
+/* Which later rounds come with a new click; a pure function of (seed, step), the same for all images of a step. */
+struct objective_plan {
+    bool click[64]; /* [i]: before round i+1 */
+    int n_rounds;
+};
+struct objective_plan objective_plan(const struct config *c, int64_t step);
+
+/* Prompt slots a mask needs: two for the first prompt and one a click. */
+int64_t objective_points(const struct config *c);
+
+/* Sums over the masks (and rounds) of one slot, before any normalization. What ranks tell each other of a step. */
+struct objective_losses {
+    int64_t n_masks;
+    double focal, dice, iou_error; /* summed over rounds too */
+    double iou_first, iou_last;    /* of the selected mask, in the first and the last round */
+};
+
+/* Bytes of scratch the objective's own ops need: for sam_create. */
+enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
+                              int64_t points, int64_t *bytes) MUST_CHECK;
+
+struct objective;
+
+/* All memory is taken here. Keeps s. */
+enum status objective_create(struct objective **o, struct sam *s) MUST_CHECK;
+void objective_destroy(struct objective *o);
+
+/* Host seconds by part of the step, added up while the sam is profiling. */
+struct objective_times {
+    double encoder_forward, prompts, decoder_forward, loss, decoder_backward, encoder_backward;
+};
+struct objective_times objective_times(const struct objective *o);
+
+/* One image: adds the gradient of Σ masks Σ rounds (loss) to grads, which the caller has zeroed. decoder_done is called when every
+ * parameter behind the image encoder has its gradient, then param_ready per encoder parameter as it completes. Both may be NULL. */
+enum status objective_slot(struct objective *o, const struct loader_slot *slot, float *grads,
+                           void (*decoder_done)(void *), void (*param_ready)(void *, int),
+                           void *context, struct objective_losses *losses) MUST_CHECK;
+
+/* What was drawn for the last slot, for tests that compare runs: a hash over prompts, feedback and truth, all rounds. */
+uint64_t objective_trace(const struct objective *o);
+
+#endif
