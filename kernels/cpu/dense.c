@@ -7,7 +7,7 @@
 #include "kernels/cpu/gemm.h"
 
 /* Rows of a backward block: its dpre is still in the cache when dx and db are made of it. */
-enum { MIN_ROWS = 64, MAX_ROWS = 512, N_BLOCKS = 8 };
+enum { MIN_ROWS = 64, MAX_ROWS = 512, N_BLOCKS = 4, HOT_FLOATS = 192 * 1024 };
 
 void dense_activate(float *y, float *pre, const float *x, const float *b, enum activation act,
                     int64_t n)
@@ -39,6 +39,14 @@ void dense_slope(float *dpre, const float *dy, const float *y, const float *pre,
         for (int64_t i = 0; i < n; i++) dpre[i] = dy[i];
 }
 
+/* Rows whose results are still in the second-level cache when they are activated. */
+static int64_t hot_rows(int64_t cols)
+{
+    const int64_t rows = HOT_FLOATS / cols / 16 * 16;
+
+    return rows < MIN_ROWS ? MIN_ROWS : rows;
+}
+
 static void fwd_block(float *y, float *pre, const float *x, const float *w, const float *b,
                       struct dense d, struct gemm_cut cut, int64_t block)
 {
@@ -47,13 +55,19 @@ static void fwd_block(float *y, float *pre, const float *x, const float *w, cons
     const int64_t end = gemm_cut_at(d.rows, cut.n_rows, r + 1);
     const int64_t cols = gemm_cut_at(d.n_out, cut.n_cols, q + 1) - j;
 
-    gemm_serial(false, true, end - i, cols, d.n_in, 1, x + i * d.n_in, d.n_in, w + j * d.n_in,
-                d.n_in, 0, y + i * d.n_out + j, d.n_out);
-    if (!b && d.act == ACT_NONE) return;
-    for (int64_t n = i; n < end; n++) {
-        const int64_t at = n * d.n_out + j;
+    const bool plain = !b && d.act == ACT_NONE;
+    const int64_t step = plain ? end - i : hot_rows(cols);
 
-        dense_activate(y + at, pre ? pre + at : NULL, y + at, b ? b + j : NULL, d.act, cols);
+    for (int64_t first = i; first < end; first += step) {
+        const int64_t rows = first + step < end ? step : end - first;
+
+        gemm_serial(false, true, rows, cols, d.n_in, 1, x + first * d.n_in, d.n_in, w + j * d.n_in,
+                    d.n_in, 0, y + first * d.n_out + j, d.n_out);
+        for (int64_t n = first; !plain && n < first + rows; n++) {
+            const int64_t at = n * d.n_out + j;
+
+            dense_activate(y + at, pre ? pre + at : NULL, y + at, b ? b + j : NULL, d.act, cols);
+        }
     }
 }
 

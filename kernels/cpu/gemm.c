@@ -5,9 +5,10 @@
 
 #include "kernels/base/check.h"
 
-/* A block below MIN_WORK multiplications is not worth a thread; one with both edges below MIN_EDGE
- * spends its time copying operands. Beyond N_BLOCKS only blocks with a MAX_EDGE are cut on. */
-enum { MIN_WORK = 1 << 18, MIN_EDGE = 64, MAX_EDGE = 1024, N_BLOCKS = 8, EDGE_UNIT = 16 };
+/* In multiplications: a block below MIN_WORK is not worth a thread. Each block copies its operands
+ * once more, a tenth of the time at edges of 256, so there are N_BLOCKS of them, and more only
+ * where a block is MUCH_WORK: milliseconds. */
+enum { MIN_WORK = 1 << 19, MUCH_WORK = 1 << 29, MIN_EDGE = 32, N_BLOCKS = 4, EDGE_UNIT = 16 };
 
 void gemm_serial(bool a_transposed, bool b_transposed, int64_t m, int64_t n, int64_t k, float alpha,
                  const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
@@ -33,9 +34,10 @@ struct gemm_cut gemm_cut(int64_t m, int64_t n, int64_t k)
     for (;;) {
         const int64_t rows = m / cut.n_rows, cols = n / cut.n_cols;
         const int64_t longer = rows > cols ? rows : cols;
-        const bool worth = rows * cols * k >= 2 * MIN_WORK && longer >= 2 * MIN_EDGE;
+        const int64_t work = rows * cols * k;
+        const bool worth = work >= 2 * MIN_WORK && longer >= 2 * MIN_EDGE;
 
-        if (!worth || (cut.n_rows * cut.n_cols >= N_BLOCKS && longer <= MAX_EDGE)) return cut;
+        if (!worth || (cut.n_rows * cut.n_cols >= N_BLOCKS && work <= MUCH_WORK)) return cut;
         if (rows >= cols)
             cut.n_rows *= 2;
         else

@@ -2,10 +2,19 @@
 
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/column_sum.h"
+#include "kernels/cpu/turn.h"
 
 /* Rows of one piece of work: fixed by the shape, so that the sums of the parameters' gradients do
  * not depend on the number of threads. Within a block they are added in runs of RUN_ROWS. */
-enum { N_BLOCKS = 16, MIN_ROWS = 32, MAX_ROWS = 1024, RUN_ROWS = 32, PARALLEL_FROM = 16384 };
+enum {
+    N_BLOCKS = 16,
+    MIN_ROWS = 32,
+    MAX_ROWS = 1024,
+    RUN_ROWS = 32,
+    PARALLEL_FROM = 16384,
+    LANES = 16,
+    FEW = 8
+};
 
 static int64_t rows_of_block(int64_t n_rows)
 {
@@ -29,7 +38,7 @@ struct fwd {
 
 /* Inlined once for each width that has a loop of its own: the count is then a constant. */
 static inline __attribute__((always_inline)) void fwd_rows(const struct fwd *f, int64_t first,
-                                                           int64_t end, int64_t n_c)
+                                                           int64_t end, int64_t n_c, bool gelu)
 {
     const float *gamma = f->gamma, *beta = f->beta;
 
@@ -48,7 +57,7 @@ static inline __attribute__((always_inline)) void fwd_rows(const struct fwd *f, 
 
         f->mean[n] = mean;
         f->rstd[n] = rstd;
-        if (f->act == ACT_GELU) {
+        if (gelu) {
 #pragma omp simd
             for (int64_t c = 0; c < n_c; c++)
                 y[c] = activation_gelu((x[c] - mean) * rstd * gamma[c] + beta[c]);
@@ -59,18 +68,119 @@ static inline __attribute__((always_inline)) void fwd_rows(const struct fwd *f, 
     }
 }
 
-static void fwd_block(const struct fwd *f, int64_t first, int64_t end, int64_t n_c)
+/* The same for so few channels that a row is a vector or less: the vector runs over rows. */
+static inline __attribute__((always_inline)) void fwd_few(const struct fwd *f, int64_t first,
+                                                          int64_t end, int n_c, bool gelu)
+{
+    int64_t n = first;
+
+    for (; n + LANES <= end; n += LANES) {
+        turn_vector t[LANES], mean = { 0 }, square = { 0 };
+        float root[LANES], v[LANES];
+
+        for (int c = 0; c < n_c; c++) t[c] = turn_load(f->x + n * n_c + c * LANES);
+        turn_rows(t, n_c);
+        for (int c = 0; c < n_c; c++) mean += t[c];
+        mean /= (float)n_c;
+        for (int c = 0; c < n_c; c++) {
+            t[c] -= mean;
+            square += t[c] * t[c];
+        }
+        turn_store(v, square / (float)n_c);
+        for (int r = 0; r < LANES; r++) root[r] = 1.0f / sqrtf(v[r] + f->eps);
+        const turn_vector rstd = turn_load(root);
+
+        for (int c = 0; c < n_c; c++) {
+            t[c] = t[c] * rstd * f->gamma[c] + f->beta[c];
+            if (!gelu) continue;
+            turn_store(v, t[c]);
+            for (int r = 0; r < LANES; r++) v[r] = activation_gelu(v[r]);
+            t[c] = turn_load(v);
+        }
+        turn_back(t, n_c);
+        for (int c = 0; c < n_c; c++) turn_store(f->y + n * n_c + c * LANES, t[c]);
+        turn_store(f->mean + n, mean);
+        turn_store(f->rstd + n, rstd);
+    }
+    fwd_rows(f, n, end, n_c, gelu);
+}
+
+/* The sum of each of LANES vectors. */
+static inline __attribute__((always_inline)) turn_vector lane_sums(turn_vector part[LANES])
+{
+    turn_vector sum = { 0 };
+
+    turn_rows(part, LANES);
+    for (int l = 0; l < LANES; l++) sum += part[l];
+    return sum;
+}
+
+/* The same for a width of whole vectors: LANES rows share the sums across their vectors. */
+static inline __attribute__((always_inline)) void fwd_whole(const struct fwd *f, int64_t first,
+                                                            int64_t end, int64_t n_c, bool gelu)
+{
+    const float *gamma = f->gamma, *beta = f->beta;
+    int64_t n = first;
+
+    for (; n + LANES <= end; n += LANES) {
+        const float *x = f->x + n * n_c;
+        float *y = f->y + n * n_c, mean[LANES], rstd[LANES];
+        turn_vector part[LANES];
+
+        for (int64_t r = 0; r < LANES; r++) {
+            part[r] = turn_load(x + r * n_c);
+            for (int64_t c = LANES; c < n_c; c += LANES) part[r] += turn_load(x + r * n_c + c);
+        }
+        turn_store(mean, lane_sums(part) / (float)n_c);
+        for (int64_t r = 0; r < LANES; r++) {
+            part[r] = (turn_vector){ 0 };
+            for (int64_t c = 0; c < n_c; c += LANES) {
+                const turn_vector d = turn_load(x + r * n_c + c) - mean[r];
+
+                part[r] += d * d;
+            }
+        }
+        turn_store(rstd, lane_sums(part) / (float)n_c);
+        for (int64_t r = 0; r < LANES; r++) {
+            rstd[r] = 1.0f / sqrtf(rstd[r] + f->eps);
+            f->mean[n + r] = mean[r];
+            f->rstd[n + r] = rstd[r];
+        }
+        for (int64_t r = 0; r < LANES; r++) {
+#pragma omp simd
+            for (int64_t c = 0; c < n_c; c++) {
+                const float v = (x[r * n_c + c] - mean[r]) * rstd[r] * gamma[c] + beta[c];
+
+                y[r * n_c + c] = gelu ? activation_gelu(v) : v;
+            }
+        }
+    }
+    fwd_rows(f, n, end, n_c, gelu);
+}
+
+static inline __attribute__((always_inline)) void fwd_width(const struct fwd *f, int64_t first,
+                                                            int64_t end, int64_t n_c, bool gelu)
 {
     if (n_c == 4)
-        fwd_rows(f, first, end, 4);
+        fwd_few(f, first, end, 4, gelu);
+    else if (n_c == 8)
+        fwd_few(f, first, end, 8, gelu);
     else if (n_c == 16)
-        fwd_rows(f, first, end, 16);
+        fwd_few(f, first, end, 16, gelu);
     else if (n_c == 32)
-        fwd_rows(f, first, end, 32);
-    else if (n_c == 64)
-        fwd_rows(f, first, end, 64);
+        fwd_whole(f, first, end, 32, gelu);
+    else if (n_c % LANES == 0)
+        fwd_whole(f, first, end, n_c, gelu);
     else
-        fwd_rows(f, first, end, n_c);
+        fwd_rows(f, first, end, n_c, gelu);
+}
+
+static void fwd_block(const struct fwd *f, int64_t first, int64_t end, int64_t n_c)
+{
+    if (f->act == ACT_GELU)
+        fwd_width(f, first, end, n_c, true);
+    else
+        fwd_width(f, first, end, n_c, false);
 }
 
 enum status layernorm_fwd_cpu(struct tensor y, struct tensor mean, struct tensor rstd,
@@ -99,10 +209,11 @@ struct bwd {
 static inline __attribute__((always_inline)) void bwd_rows(const struct bwd *p,
                                                            float *restrict sums,
                                                            float *restrict work, int64_t first,
-                                                           int64_t end, int64_t n_c)
+                                                           int64_t end, int64_t n_c, bool gelu)
 {
     const float *gamma = p->gamma, *beta = p->beta;
     float *dx_all = p->dx.data, *restrict run = work, *restrict g = work + 2 * n_c;
+    const bool add = p->dx.add;
 
     for (int64_t c = 0; c < 2 * n_c; c++) sums[c] = run[c] = 0;
     for (int64_t n = first; n < end; n++) {
@@ -113,8 +224,7 @@ static inline __attribute__((always_inline)) void bwd_rows(const struct bwd *p,
 #pragma omp simd reduction(+ : plain, weighted)
         for (int64_t c = 0; c < n_c; c++) {
             const float xhat = (x[c] - mean) * rstd;
-            const float slope =
-                p->act == ACT_GELU ? activation_gelu_slope(xhat * gamma[c] + beta[c]) : 1.0f;
+            const float slope = gelu ? activation_gelu_slope(xhat * gamma[c] + beta[c]) : 1.0f;
             const float gc = dy[c] * slope;
 
             run[c] += gc * xhat;
@@ -128,11 +238,14 @@ static inline __attribute__((always_inline)) void bwd_rows(const struct bwd *p,
         if (dx_all) {
             float *dx = dx_all + n * n_c;
 
+            if (add) {
 #pragma omp simd
-            for (int64_t c = 0; c < n_c; c++) {
-                const float v = rstd * (g[c] - plain - (x[c] - mean) * rstd * weighted);
-
-                dx[c] = p->dx.add ? dx[c] + v : v;
+                for (int64_t c = 0; c < n_c; c++)
+                    dx[c] += rstd * (g[c] - plain - (x[c] - mean) * rstd * weighted);
+            } else {
+#pragma omp simd
+                for (int64_t c = 0; c < n_c; c++)
+                    dx[c] = rstd * (g[c] - plain - (x[c] - mean) * rstd * weighted);
             }
         }
         if ((n - first) % RUN_ROWS == RUN_ROWS - 1 || n == end - 1)
@@ -143,19 +256,27 @@ static inline __attribute__((always_inline)) void bwd_rows(const struct bwd *p,
     }
 }
 
+static inline __attribute__((always_inline)) void bwd_width(const struct bwd *p, float *sums,
+                                                            float *work, int64_t first, int64_t end,
+                                                            int64_t n_c, bool gelu)
+{
+    if (n_c == 4)
+        bwd_rows(p, sums, work, first, end, 4, gelu);
+    else if (n_c == 16)
+        bwd_rows(p, sums, work, first, end, 16, gelu);
+    else if (n_c == 32)
+        bwd_rows(p, sums, work, first, end, 32, gelu);
+    else
+        bwd_rows(p, sums, work, first, end, n_c, gelu);
+}
+
 static void bwd_block(const struct bwd *p, float *sums, float *work, int64_t first, int64_t end,
                       int64_t n_c)
 {
-    if (n_c == 4)
-        bwd_rows(p, sums, work, first, end, 4);
-    else if (n_c == 16)
-        bwd_rows(p, sums, work, first, end, 16);
-    else if (n_c == 32)
-        bwd_rows(p, sums, work, first, end, 32);
-    else if (n_c == 64)
-        bwd_rows(p, sums, work, first, end, 64);
+    if (p->act == ACT_GELU)
+        bwd_width(p, sums, work, first, end, n_c, true);
     else
-        bwd_rows(p, sums, work, first, end, n_c);
+        bwd_width(p, sums, work, first, end, n_c, false);
 }
 
 enum status layernorm_bwd_cpu(struct tensor dx, struct tensor dgamma, struct tensor dbeta,

@@ -1,15 +1,65 @@
 #include "kernels/mask_product_check.h"
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/turn.h"
 
-/* Pixels of one piece of work. */
-enum { PIXELS = 1024 };
+/* Pixels of one piece of work; pixels side by side in a vector. */
+enum { PIXELS = 1024, LANES = TURN_LANES };
 
 /* The mask tokens of mask m as one matrix (n_h, C). */
 static void tokens_gather(float *to, const struct tensor *h, int n_h, int64_t m, int64_t n_c)
 {
     for (int k = 0; k < n_h; k++)
         for (int64_t c = 0; c < n_c; c++) to[k * n_c + c] = ((const float *)h[k].data)[m * n_c + c];
+}
+
+/* Some pixels of one mask: y (n_h, ld_y) and u (size, C) begin at the first of them. */
+static void piece_any(float *y, int64_t ld_y, const float *tokens, const float *u, int n_h,
+                      int64_t size, int64_t n_c)
+{
+    gemm_serial(false, true, n_h, size, n_c, 1, tokens, n_c, u, n_c, 0, y, ld_y);
+}
+
+/* The same for a C of one or more widths, a constant once inlined, of at most a vector: LANES
+ * pixels are turned so that they lie side by side. A general routine does not pay for so few
+ * rows. */
+static inline __attribute__((always_inline)) void piece_turned(float *y, int64_t ld_y,
+                                                               const float *tokens, const float *u,
+                                                               int n_h, int64_t size, int64_t n_c,
+                                                               int width)
+{
+    int64_t p = 0;
+
+    for (; p + LANES <= size; p += LANES) {
+        for (int64_t first = 0; first < n_c; first += width) {
+            turn_vector t[LANES];
+
+            for (int i = 0; i < width; i++)
+                t[i] = turn_load(u + (width < LANES ? p * n_c + i * LANES : (p + i) * n_c + first));
+            turn_rows(t, width);
+            for (int k = 0; k < n_h; k++) {
+                float *to = y + k * ld_y + p;
+                turn_vector sum = { 0 };
+
+                for (int c = 0; c < width; c++) sum += tokens[k * n_c + first + c] * t[c];
+                turn_store(to, first > 0 ? turn_load(to) + sum : sum);
+            }
+        }
+    }
+    piece_any(y + p, ld_y, tokens, u + p * n_c, n_h, size - p, n_c);
+}
+
+static void piece_fwd(float *y, int64_t ld_y, const float *tokens, const float *u, int n_h,
+                      int64_t size, int64_t n_c)
+{
+    if (n_c == 8)
+        piece_turned(y, ld_y, tokens, u, n_h, size, 8, 8);
+    else if (n_c == 16)
+        piece_turned(y, ld_y, tokens, u, n_h, size, 16, 16);
+    else if (n_c > 0 && n_c % LANES == 0)
+        piece_turned(y, ld_y, tokens, u, n_h, size, n_c, LANES);
+    else
+        piece_any(y, ld_y, tokens, u, n_h, size, n_c);
 }
 
 enum status mask_product_fwd_cpu(struct tensor y, const struct tensor *h, int n_h, struct tensor u,
@@ -27,9 +77,8 @@ enum status mask_product_fwd_cpu(struct tensor y, const struct tensor *h, int n_
         const int64_t m = piece / n_pieces, first = piece % n_pieces * PIXELS;
         const int64_t size = first + PIXELS < n_pixels ? PIXELS : n_pixels - first;
 
-        gemm_serial(false, true, n_h, size, n_c, 1, tokens + m * n_h * n_c, n_c,
-                    (const float *)u.data + (m * n_pixels + first) * n_c, n_c, 0,
-                    (float *)y.data + m * n_h * n_pixels + first, n_pixels);
+        piece_fwd((float *)y.data + m * n_h * n_pixels + first, n_pixels, tokens + m * n_h * n_c,
+                  (const float *)u.data + (m * n_pixels + first) * n_c, n_h, size, n_c);
     }
     return OK;
 }
