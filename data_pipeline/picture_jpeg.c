@@ -1,9 +1,11 @@
+/* One TurboJPEG handle a call. A handle that is used again keeps the tables of the last file, which a
+ * file without its own would then be decoded with, and after a damaged header 2.1 goes on inside
+ * that header; making one takes microseconds. */
 #include "data_pipeline/picture_codec.h"
 
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <turbojpeg.h>
@@ -18,40 +20,6 @@ enum {
     MARKER_RST0 = 0xD0,
     MARKER_RST7 = 0xD7
 };
-
-static pthread_key_t handle_key;
-static pthread_once_t handle_once = PTHREAD_ONCE_INIT;
-static int handle_key_error;
-
-static void destroy_handle(void *handle)
-{
-    tjDestroy(handle);
-}
-
-static void create_key(void)
-{
-    handle_key_error = pthread_key_create(&handle_key, destroy_handle);
-}
-
-/* The thread's TurboJPEG handle, which can both compress and decompress; destroyed with the
- * thread. */
-static enum status thread_handle(tjhandle *handle)
-{
-    int error = pthread_once(&handle_once, create_key);
-
-    if (!error) error = handle_key_error;
-    if (error) FAIL(E_MEMORY, "no thread-local key for TurboJPEG: %s", strerror(error));
-    *handle = pthread_getspecific(handle_key);
-    if (*handle) return OK;
-    *handle = tjInitTransform();
-    if (!*handle) FAIL(E_MEMORY, "TurboJPEG does not start: %s", tjGetErrorStr2(NULL));
-    error = pthread_setspecific(handle_key, *handle);
-    if (error) {
-        tjDestroy(*handle);
-        FAIL(E_MEMORY, "no thread-local place for TurboJPEG: %s", strerror(error));
-    }
-    return OK;
-}
 
 /* From the first byte of a scan's coded data to the marker that ends it; n when there is none. */
 static int64_t skip_scan(const uint8_t *bytes, int64_t n, int64_t at)
@@ -122,10 +90,12 @@ static enum status read_header(tjhandle handle, const uint8_t *bytes, int64_t n,
 enum status picture_jpeg_size(const uint8_t *bytes, int64_t n, int32_t *height, int32_t *width,
                               const char **why)
 {
-    tjhandle handle;
+    const tjhandle handle = tjInitDecompress();
 
-    TRY(thread_handle(&handle));
-    return read_header(handle, bytes, n, height, width, why);
+    if (!handle) FAIL(E_MEMORY, "TurboJPEG does not start: %s", tjGetErrorStr2(NULL));
+    const enum status s = read_header(handle, bytes, n, height, width, why);
+    tjDestroy(handle);
+    return s;
 }
 
 /* Only 1/2, 1/4 and 1/8 have fast inverse transforms; the scales between are slower than full. */
@@ -143,13 +113,11 @@ static tjscalingfactor choose_scale(int32_t height, int32_t width, int32_t min_l
     return best;
 }
 
-enum status picture_jpeg_decode(const uint8_t *bytes, int64_t n, int32_t min_long,
-                                struct picture *p, const char **why)
+static enum status decode(tjhandle handle, const uint8_t *bytes, int64_t n, int32_t min_long,
+                          struct picture *p, const char **why)
 {
-    tjhandle handle;
     int32_t height, width;
 
-    TRY(thread_handle(&handle));
     TRY(read_header(handle, bytes, n, &height, &width, why));
     TRY(check_markers(bytes, n, why));
 
@@ -166,22 +134,43 @@ enum status picture_jpeg_decode(const uint8_t *bytes, int64_t n, int32_t min_lon
     return OK;
 }
 
+enum status picture_jpeg_decode(const uint8_t *bytes, int64_t n, int32_t min_long,
+                                struct picture *p, const char **why)
+{
+    const tjhandle handle = tjInitDecompress();
+
+    if (!handle) FAIL(E_MEMORY, "TurboJPEG does not start: %s", tjGetErrorStr2(NULL));
+    const enum status s = decode(handle, bytes, n, min_long, p, why);
+    tjDestroy(handle);
+    return s;
+}
+
+static enum status compress(tjhandle handle, const struct picture *p, int quality,
+                            unsigned char *out, unsigned long *used)
+{
+    if (tjCompress2(handle, p->rgb, p->width, 0, p->height, TJPF_RGB, &out, used, TJSAMP_420,
+                    quality, TJFLAG_NOREALLOC))
+        FAIL(E_FAILED, "a picture of %d×%d pixels does not encode: %s", p->width, p->height,
+             tjGetErrorStr2(handle));
+    return OK;
+}
+
 enum status picture_encode_jpeg(const struct picture *p, int quality, uint8_t **bytes, int64_t *n)
 {
-    tjhandle handle;
     unsigned long used = tjBufSize(p->width, p->height, TJSAMP_420);
 
     ASSERT(quality >= 1 && quality <= 100);
-    TRY(thread_handle(&handle));
-    unsigned char *out = malloc(used);
-    if (!out) FAIL(E_MEMORY, "a JPEG buffer of %lu bytes", used);
-    if (tjCompress2(handle, p->rgb, p->width, 0, p->height, TJPF_RGB, &out, &used, TJSAMP_420,
-                    quality, TJFLAG_NOREALLOC)) {
+    const tjhandle handle = tjInitCompress();
+    if (!handle) FAIL(E_MEMORY, "TurboJPEG does not start: %s", tjGetErrorStr2(NULL));
+    unsigned char *const out = malloc(used);
+    const enum status s = out ? compress(handle, p, quality, out, &used)
+                              : status_fail(E_MEMORY, __FILE__, __LINE__, "%lu bytes", used);
+    tjDestroy(handle);
+    if (s != OK) {
         free(out);
-        FAIL(E_FAILED, "a picture of %d×%d pixels does not encode: %s", p->width, p->height,
-             tjGetErrorStr2(handle));
+        return s;
     }
-    unsigned char *shrunk = realloc(out, used);
+    unsigned char *const shrunk = realloc(out, used);
     *bytes = shrunk ? shrunk : out;
     *n = (int64_t)used;
     return OK;
