@@ -103,7 +103,7 @@ static void turn(struct element *e, struct dice *d, double scale)
 /* The free place of several; seldom of two only, so that some objects hide others. */
 static void place(struct plan *p, struct element *e, int32_t h, int32_t w)
 {
-    const int n_tries = dice_chance(&p->dice, 0.3) ? 2 : 12;
+    const int n_tries = dice_chance(&p->dice, 0.2) ? 2 : 16;
     double best = INFINITY;
 
     for (int i = 0; i < n_tries; i++) {
@@ -181,9 +181,9 @@ static double draw_area(struct dice *d)
 {
     const double kind = dice_uniform(d, 0, 1);
 
-    if (kind < 0.5) return dice_uniform(d, 0.06, 0.18);
-    if (kind < 0.88) return dice_uniform(d, 0.025, 0.06);
-    return dice_uniform(d, 0.006, 0.02);
+    if (kind < 0.6) return dice_uniform(d, 0.08, 0.2);
+    if (kind < 0.9) return dice_uniform(d, 0.035, 0.08);
+    return dice_uniform(d, 0.01, 0.03);
 }
 
 static int by_rank(const void *a, const void *b)
@@ -195,7 +195,7 @@ static int by_rank(const void *a, const void *b)
 
 static void plan_scene(struct plan *p, int32_t h, int32_t w)
 {
-    const int mean = p->options->n_objects, spread = mean > 2 ? mean * 2 / 5 : mean / 2;
+    const int mean = p->options->n_objects, spread = mean / 3;
     const int n = mean - spread + dice_below(&p->dice, 2 * spread + 1);
 
     p->n_objects = n > SYNTH_OBJECTS_MAX ? SYNTH_OBJECTS_MAX : n;
@@ -206,7 +206,7 @@ static void plan_scene(struct plan *p, int32_t h, int32_t w)
         struct object *o = &p->object[i];
 
         /* many objects are smaller ones: together they fill at most about half the image */
-        *o = (struct object){ .area = draw_area(&p->dice) * fmin(1, 6.0 / p->n_objects) };
+        *o = (struct object){ .area = draw_area(&p->dice) * fmin(1, 4.0 / p->n_objects) };
         o->rank = o->area * dice_uniform(&p->dice, 0.3, 1);
     }
     qsort(p->object, (size_t)p->n_objects, sizeof *p->object, by_rank);

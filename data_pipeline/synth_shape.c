@@ -151,19 +151,19 @@ static double measure(const struct synth_shape *s)
 struct synth_shape synth_shape_draw(struct dice *d)
 {
     struct synth_shape s = { .outline = SYNTH_POLYGON };
-    const int kind = dice_below(d, 12);
+    const int kind = dice_below(d, 14);
 
-    if (kind < 5)
+    if (kind < 6)
         take_glyph(&s, dice_below(d, N_GLYPHS));
-    else if (kind < 7)
-        draw_star(&s, d);
     else if (kind < 9)
+        draw_star(&s, d);
+    else if (kind < 10)
         draw_blob(&s, d);
-    else if (kind == 9)
+    else if (kind == 10)
         s.outline = SYNTH_ELLIPSE;
-    else if (kind == 10) {
+    else if (kind == 11) {
         s.outline = SYNTH_RING;
-        s.hole = dice_uniform(d, 0.4, 0.55);
+        s.hole = dice_uniform(d, 0.45, 0.65);
     } else {
         s.outline = SYNTH_CRESCENT;
         s.hole = dice_uniform(d, 0.7, 0.85);

@@ -42,8 +42,8 @@ struct synth_texture synth_texture_draw_ground(struct dice *d, double unit)
                                .key = rng_sub(d->key, d->next++) };
     const double hue = dice_uniform(d, 0, 1), value = dice_uniform(d, 0.25, 0.7);
 
-    t.a = synth_colour_from(hue, dice_uniform(d, 0, 0.25), value);
-    t.b = synth_colour_from(hue + dice_uniform(d, 0, 0.2), dice_uniform(d, 0, 0.25),
+    t.a = synth_colour_from(hue, dice_uniform(d, 0, 0.15), value);
+    t.b = synth_colour_from(hue + dice_uniform(d, 0, 0.2), dice_uniform(d, 0, 0.15),
                             value + dice_uniform(d, -0.15, 0.15));
     set_direction(&t, d, unit * dice_uniform(d, 15, 40));
     return t;
@@ -58,7 +58,7 @@ struct synth_texture synth_texture_draw(struct dice *d, struct synth_colour a, d
                                .cell = unit * dice_uniform(d, 0.5, 2),
                                .roughness = dice_uniform(d, 0, 0.25),
                                .key = rng_sub(d->key, d->next++) };
-    const double shade = dice_uniform(d, 0.55, 0.8);
+    const double shade = dice_uniform(d, 0.65, 0.85);
 
     for (int i = 0; i < 3; i++) t.b.v[i] = a.v[i] * shade;
     set_direction(&t, d, unit * dice_uniform(d, 0.8, t.pattern == SYNTH_GRADIENT ? 8 : 1.6));

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,11 +200,28 @@ static enum status write_tar(const char *folder, const struct synth_set *set, in
     return s;
 }
 
+/* Makes folder and those above it. */
+static enum status make_folders(const char *folder)
+{
+    char path[PATH_MAX];
+    const size_t n = strlen(folder);
+
+    if (n == 0 || n >= sizeof path) FAIL(E_USAGE, "a folder's name of %zu bytes", n);
+    memcpy(path, folder, n + 1);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i] != '\0') continue;
+        path[i] = '\0';
+        if (mkdir(path, 0777) && errno != EEXIST)
+            FAIL(E_IO, "cannot make folder %s: %s", path, strerror(errno));
+        path[i] = folder[i];
+    }
+    return OK;
+}
+
 /* The folder exists and holds no tars of another set, which would be mixed with this one. */
 static enum status make_folder(const char *folder)
 {
-    if (mkdir(folder, 0777) && errno != EEXIST)
-        FAIL(E_IO, "cannot make folder %s: %s", folder, strerror(errno));
+    TRY(make_folders(folder));
     DIR *d = opendir(folder);
     if (!d) FAIL(E_IO, "cannot open folder %s: %s", folder, strerror(errno));
     bool found = false;
