@@ -386,6 +386,22 @@ uint64_t config_hash(const struct config *c)
     return hash;
 }
 
+const char *config_difference(const struct config *a, const struct config *b, char buf[CONFIG_TEXT])
+{
+    size_t used = 0;
+
+    buf[0] = 0;
+    for (int i = 0; i < CONFIG_N_FIELDS && used < CONFIG_TEXT; i++) {
+        char x[CONFIG_VALUE], y[CONFIG_VALUE];
+
+        if (!changes_results(config_field(i))) continue;
+        if (strcmp(config_field_value(a, i, x), config_field_value(b, i, y)) == 0) continue;
+        used += (size_t)snprintf(buf + used, CONFIG_TEXT - used, "%s%s %s → %s", used ? ", " : "",
+                                 config_field(i)->name, x, y);
+    }
+    return buf;
+}
+
 void config_help(FILE *f)
 {
     struct config c;
