@@ -261,8 +261,10 @@ static enum status run_until_final(struct launch *l, int *exit_code)
             return OK;
         }
         in_a_row++;
-        log_warn("the run ended with code %d at step %lld: restart %lld of %lld without progress",
-                 *exit_code, (long long)best, (long long)in_a_row, (long long)o->restarts);
+        log_warn("the run ended with code %d at step %lld: restart; gives up after %lld in a row "
+                 "without "
+                 "progress, this is number %lld",
+                 *exit_code, (long long)best, (long long)o->restarts, (long long)in_a_row);
         pause_before(l, in_a_row);
         if (l->stop_ns) return OK;
     }
