@@ -20,10 +20,10 @@ enum { PATH_ROOM = 4096, ARGUMENTS_MAX = 4096 };
 
 static const int64_t second_ns = 1000000000;
 static const int64_t tick_ns = 200000000; /* between looks at the clock */
-static const int64_t repeat_ns =
-    2000000000; /* between requests to stop: a rank may have missed one while it started */
+/* between requests to stop: a rank may have missed one while it started */
+static const int64_t repeat_ns = 2000000000;
 static const int64_t term_ns =
-    10000000000; /* from TERM until KILL; mpirun needs about two seconds */
+    5000000000; /* from TERM until KILL; mpirun needs about two seconds */
 static const int64_t pause_most_ms = 30000;
 
 struct launch {
@@ -261,10 +261,9 @@ static enum status run_until_final(struct launch *l, int *exit_code)
             return OK;
         }
         in_a_row++;
-        log_warn("the run ended with code %d at step %lld: restart; gives up after %lld in a row "
-                 "without "
-                 "progress, this is number %lld",
-                 *exit_code, (long long)best, (long long)o->restarts, (long long)in_a_row);
+        log_warn("the run ended with code %d at step %lld: starting it again (%lld of %lld without "
+                 "progress)",
+                 *exit_code, (long long)best, (long long)in_a_row, (long long)o->restarts);
         pause_before(l, in_a_row);
         if (l->stop_ns) return OK;
     }
