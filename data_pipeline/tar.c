@@ -1,21 +1,16 @@
 #include "data_pipeline/tar.h"
 
+#include "data_pipeline/tar_input.h"
 #include "kernels/base/check.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <zlib.h>
 
 enum {
     BLOCK = 512,
-    BUFFER = 1 << 18,
     LONG_NAME_MAX = 1 << 12, /* bytes of a GNU long name */
     PAX_MAX = 1 << 16,       /* bytes of a pax header */
     EXTENSIONS_MAX = 1 << 12 /* blocks of an old GNU sparse map; also headers before one member */
@@ -26,19 +21,10 @@ const struct tar_limits tar_limits_default = { .member_bytes = (int64_t)64 << 20
                                                .total_bytes = (int64_t)1 << 37 };
 
 struct tar {
-    int fd;             /* owned, or -1 */
-    int64_t file_bytes; /* of a regular file, else 0: no seeking then */
-    const uint8_t *memory;
-    int64_t memory_left;
+    struct tar_input input; /* owned */
     struct tar_limits limits;
-
-    bool gzip, gzip_inside, input_ended;
-    z_stream z;
-    uint8_t *input; /* owned; BUFFER bytes of the file */
-    int64_t input_at, input_end;
-
-    int64_t bytes_in, at; /* taken from the file; handed out of the unpacked stream */
-    int64_t member_left;  /* of the current member: its data and padding not yet passed */
+    int64_t at;          /* in the unpacked stream */
+    int64_t member_left; /* of the current member: its data and padding not yet passed */
     int64_t member_pad;
     int64_t n_members;
     bool readable; /* the current member may be read */
@@ -49,8 +35,8 @@ struct tar {
 struct header {
     char type;
     int64_t size;
-    bool extended; /* old GNU sparse: more blocks follow */
-    char name[TAR_NAME];
+    bool extended;  /* old GNU sparse: more blocks follow */
+    char name[258]; /* prefix, slash, name */
 };
 
 /* What the extension headers before a member say of it. */
@@ -73,99 +59,19 @@ static enum status damage(struct tar *t, const char *fmt, ...)
     return E_CORRUPT;
 }
 
-/* ---- the file, and gzip around it --------------------------------------------------------------- */
-
-static enum status fill(struct tar *t)
-{
-    int64_t n = 0;
-
-    if (t->input_at < t->input_end || t->input_ended) return OK;
-    if (t->fd < 0) {
-        n = t->memory_left < BUFFER ? t->memory_left : BUFFER;
-        if (n > 0) memcpy(t->input, t->memory, (size_t)n);
-        t->memory += n;
-        t->memory_left -= n;
-    } else {
-        do n = read(t->fd, t->input, BUFFER);
-        while (n < 0 && errno == EINTR);
-        if (n < 0)
-            FAIL(E_IO, "tar: reading failed at byte %lld: %s", (long long)t->bytes_in,
-                 strerror(errno));
-    }
-    t->input_at = 0;
-    t->input_end = n;
-    t->bytes_in += n;
-    t->input_ended = n == 0;
-    return OK;
-}
-
-/* Up to n unpacked bytes; *got is less only at the end of the file. */
-static enum status pull_plain(struct tar *t, uint8_t *bytes, int64_t n, int64_t *got)
-{
-    *got = 0;
-    while (*got < n) {
-        int64_t part;
-
-        TRY(fill(t));
-        if (t->input_ended) break;
-        part = t->input_end - t->input_at;
-        if (part > n - *got) part = n - *got;
-        memcpy(bytes + *got, t->input + t->input_at, (size_t)part);
-        t->input_at += part;
-        *got += part;
-    }
-    return OK;
-}
-
-static enum status pull_gzip(struct tar *t, uint8_t *bytes, int64_t n, int64_t *got)
-{
-    ASSERT(n <= BUFFER);
-    t->z.next_out = bytes;
-    t->z.avail_out = (uInt)n;
-    while (t->z.avail_out > 0) {
-        int rc;
-
-        TRY(fill(t));
-        if (t->input_ended) {
-            if (t->gzip_inside)
-                return damage(t, "gzip stream is truncated at byte %lld; fetch the file again",
-                              (long long)t->bytes_in);
-            break;
-        }
-        if (!t->gzip_inside) { /* one gzip stream behind another is one file, as in gunzip */
-            if (t->input[t->input_at] == 0) { /* padding with zeros is allowed */
-                t->input_at++;
-                continue;
-            }
-            if (inflateReset(&t->z) != Z_OK) return damage(t, "gzip cannot start again");
-            t->gzip_inside = true;
-        }
-        t->z.next_in = t->input + t->input_at;
-        t->z.avail_in = (uInt)(t->input_end - t->input_at);
-        rc = inflate(&t->z, Z_NO_FLUSH);
-        t->input_at = t->input_end - (int64_t)t->z.avail_in;
-        if (rc == Z_STREAM_END)
-            t->gzip_inside = false;
-        else if (rc != Z_OK && rc != Z_BUF_ERROR)
-            return damage(t, "gzip stream is damaged before byte %lld (%s); fetch the file again",
-                          (long long)(t->bytes_in - t->input_end + t->input_at),
-                          t->z.msg ? t->z.msg : "no reason given");
-    }
-    *got = n - (int64_t)t->z.avail_out;
-    return OK;
-}
+/* ---- bytes -------------------------------------------------------------------------------------- */
 
 static enum status pull(struct tar *t, uint8_t *bytes, int64_t n, int64_t *got)
 {
     *got = 0;
     while (*got < n) {
-        const int64_t part = n - *got < BUFFER ? n - *got : BUFFER;
+        const int64_t part = n - *got < TAR_INPUT_PULL ? n - *got : TAR_INPUT_PULL;
         int64_t some = 0;
 
-        if (t->gzip)
-            TRY(pull_gzip(t, bytes + *got, part, &some));
-        else
-            TRY(pull_plain(t, bytes + *got, part, &some));
+        const enum status pulled = tar_input_pull(&t->input, bytes + *got, part, &some);
+
+        if (pulled == E_CORRUPT) return damage(t, "%s", t->input.why);
+        TRY(pulled);
         *got += some;
         t->at += some;
         if (some < part) break;
@@ -191,20 +97,11 @@ static enum status pull_all(struct tar *t, uint8_t *bytes, int64_t n, const char
 static enum status pass(struct tar *t, int64_t n)
 {
     uint8_t scratch[8192];
+    int64_t skipped;
 
-    if (!t->gzip) {
-        const int64_t held = t->input_end - t->input_at, part = n < held ? n : held;
-
-        t->input_at += part;
-        t->at += part;
-        n -= part;
-    }
-    if (!t->gzip && n > BUFFER && t->bytes_in + n <= t->file_bytes) {
-        if (lseek(t->fd, n, SEEK_CUR) < 0) FAIL(E_IO, "tar: cannot seek: %s", strerror(errno));
-        t->at += n;
-        t->bytes_in += n;
-        n = 0;
-    }
+    TRY(tar_input_skip(&t->input, n, &skipped));
+    t->at += skipped;
+    n -= skipped;
     while (n > 0) {
         const int64_t part = n < (int64_t)sizeof scratch ? n : (int64_t)sizeof scratch;
 
@@ -554,75 +451,42 @@ const char *tar_why(const struct tar *t)
 
 int64_t tar_bytes_in(const struct tar *t)
 {
-    return t->bytes_in;
+    return t->input.bytes_in;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------ */
 
-static enum status start(struct tar *t, const struct tar_limits *limits)
+/* Opens path or, when that is NULL, the memory. */
+static enum status open_any(struct tar **t, const char *path, const uint8_t *bytes, int64_t n,
+                            const struct tar_limits *limits)
 {
-    t->limits = *limits;
-    t->input = malloc(BUFFER);
-    if (!t->input) FAIL(E_MEMORY, "tar: no memory for a buffer");
-    TRY(fill(t));
-    if (t->input_end >= 2 && t->input[0] == 0x1f && t->input[1] == 0x8b) {
-        if (inflateInit2(&t->z, 15 + 16) != Z_OK) FAIL(E_MEMORY, "tar: zlib cannot start");
-        t->gzip = t->gzip_inside = true;
-    }
-    return OK;
-}
-
-static struct tar *blank(void)
-{
-    struct tar *const t = calloc(1, sizeof *t);
-
-    if (t) t->fd = -1;
-    return t;
-}
-
-enum status tar_open(struct tar **t, const char *path, const struct tar_limits *limits)
-{
-    struct tar *const fresh = blank();
-    struct stat info;
+    struct tar *const fresh = calloc(1, sizeof *fresh);
     enum status s;
 
-    if (!fresh) FAIL(E_MEMORY, "tar: no memory to open %s", path);
-    fresh->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fresh->fd < 0) {
-        tar_close(fresh);
-        FAIL(E_IO, "tar: cannot open %s: %s", path, strerror(errno));
-    }
-    if (fstat(fresh->fd, &info) == 0 && S_ISREG(info.st_mode)) fresh->file_bytes = info.st_size;
-    s = start(fresh, limits);
+    if (!fresh) FAIL(E_MEMORY, "tar: no memory");
+    fresh->limits = *limits;
+    s = path ? tar_input_open(&fresh->input, path) : tar_input_open_memory(&fresh->input, bytes, n);
     if (s != OK)
         tar_close(fresh);
     else
         *t = fresh;
     return s;
+}
+
+enum status tar_open(struct tar **t, const char *path, const struct tar_limits *limits)
+{
+    return open_any(t, path, NULL, 0, limits);
 }
 
 enum status tar_open_memory(struct tar **t, const uint8_t *bytes, int64_t n,
                             const struct tar_limits *limits)
 {
-    struct tar *const fresh = blank();
-    enum status s;
-
-    if (!fresh) FAIL(E_MEMORY, "tar: no memory");
-    fresh->memory = bytes;
-    fresh->memory_left = n;
-    s = start(fresh, limits);
-    if (s != OK)
-        tar_close(fresh);
-    else
-        *t = fresh;
-    return s;
+    return open_any(t, NULL, bytes, n, limits);
 }
 
 void tar_close(struct tar *t)
 {
     if (!t) return;
-    if (t->gzip) inflateEnd(&t->z);
-    if (t->fd >= 0) close(t->fd);
-    free(t->input);
+    tar_input_close(&t->input);
     free(t);
 }
