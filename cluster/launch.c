@@ -29,6 +29,7 @@ static const int64_t pause_most_ms = 30000;
 struct launch {
     const struct launch_options *o;
     char mpirun[PATH_ROOM]; /* empty: one rank, directly */
+    char *const *argv;      /* of the next start */
     sigset_t caught, before;
     pid_t child;
     int64_t stop_ns;  /* when the first request to stop came; 0: none */
@@ -117,7 +118,7 @@ static void become_program(const struct launch *l, pid_t parent)
         argv[n++] = np;
         argv[n++] = number;
     }
-    for (int i = 0; l->o->argv[i] && i < ARGUMENTS_MAX; i++) argv[n++] = l->o->argv[i];
+    for (int i = 0; l->argv[i] && i < ARGUMENTS_MAX; i++) argv[n++] = l->argv[i];
     argv[n] = NULL;
     execv(argv[0], argv);
     log_error("cannot start %s: %s", argv[0], strerror(errno));
@@ -264,6 +265,7 @@ static enum status run_until_final(struct launch *l, int *exit_code)
         log_warn("the run ended with code %d at step %lld: starting it again (%lld of %lld without "
                  "progress)",
                  *exit_code, (long long)best, (long long)in_a_row, (long long)o->restarts);
+        if (o->again) l->argv = o->again;
         pause_before(l, in_a_row);
         if (l->stop_ns) return OK;
     }
@@ -272,7 +274,7 @@ static enum status run_until_final(struct launch *l, int *exit_code)
 enum status launch_run(const struct launch_options *o, int *exit_code)
 {
     static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGCHLD };
-    struct launch l = { .o = o };
+    struct launch l = { .o = o, .argv = o->argv };
     enum status s;
 
     TRY(choose(&l));

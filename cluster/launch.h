@@ -12,11 +12,11 @@
 
 struct launch_options {
     int n_ranks;
-    char *const *argv; /* the program's path and its arguments, NULL at the end */
-    int64_t grace_ms;  /* from the request to stop until the ranks are ended */
-    int64_t restarts;  /* in a row without progress; then it gives up */
-    int64_t
-        pause_ms; /* before the first restart; doubles with each in a row, up to half a minute */
+    char *const *argv;              /* the program's path and its arguments, NULL at the end */
+    char *const *again;             /* the same for restarts; NULL: argv */
+    int64_t grace_ms;               /* from the request to stop until the ranks are ended */
+    int64_t restarts;               /* in a row without progress; then it gives up */
+    int64_t pause_ms;               /* before the first restart; doubles up to half a minute */
     int64_t (*progress)(void *arg); /* grows when the run gets on; NULL: it never does */
     void *arg;
 };

@@ -115,12 +115,20 @@ static enum status status_of(int exit_code)
          exit_code > 128 ? " (128 and a signal)" : "");
 }
 
+/* A restart goes on from what the first start saved: --fresh is for that one alone. */
+static void without_fresh(char **to, char *const *from)
+{
+    for (; *from; from++)
+        if (strcmp(*from, "--fresh") != 0) *to++ = *from;
+    *to = NULL;
+}
+
 enum status cmd_launch(int argc, char **argv)
 {
     static char train[] = "train", self[PATH_ROOM], path[PATH_ROOM];
     const int own = own_words(argc, argv);
     int rest = own, n = 0, n_arguments, exit_code = 0;
-    char **arguments, **words;
+    char **arguments, **words, **again;
     bool done = false;
     ssize_t length;
     enum status s;
@@ -133,16 +141,20 @@ enum status cmd_launch(int argc, char **argv)
     if (length < 0) FAIL(E_FAILED, "cannot find the program's own file: is /proc mounted?");
     self[length] = 0;
 
-    words = calloc((size_t)(argc - rest) + 3, sizeof *words);
+    words = calloc(2 * ((size_t)(argc - rest) + 3), sizeof *words);
     if (!words) FAIL(E_MEMORY, "%d words", argc - rest);
+    again = words + argc - rest + 3;
     words[n++] = self;
     if (strcmp(argv[rest], "train") != 0 && strcmp(argv[rest], "eval") != 0) words[n++] = train;
     for (int i = rest; i < argc; i++) words[n++] = argv[i];
+
+    without_fresh(again, words);
 
     s = strcmp(words[1], "train") == 0 ? status_path(words + 2, path) : OK;
     if (s == OK) {
         const struct launch_options o = { .n_ranks = (int)n_ranks,
                                           .argv = words,
+                                          .again = again,
                                           .grace_ms = (int64_t)(grace * 1e3),
                                           .restarts = restarts,
                                           .pause_ms = 1000,

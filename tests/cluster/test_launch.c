@@ -146,6 +146,19 @@ static void failures_are_tried_again(void **state)
     assert_int_equal(lines_of(note), 3);
 }
 
+static void restarts_may_have_words_of_their_own(void **state)
+{
+    char *words[] = { self, "child", "exits", note, "1", NULL };
+    char *other[] = { self, "child", "exits", note, "5", NULL };
+    struct launch_options o = options(words);
+    int exit_code = -1;
+
+    (void)state;
+    o.again = other;
+    assert_int_equal(launch_run(&o, &exit_code), OK);
+    assert_int_equal(exit_code, 5);
+}
+
 static void a_program_that_is_not_there(void **state)
 {
     char *words[] = { "/no/such/program", NULL };
@@ -335,6 +348,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(final_codes_pass_and_end_it),
         cmocka_unit_test(failures_are_tried_again),
+        cmocka_unit_test(restarts_may_have_words_of_their_own),
         cmocka_unit_test(a_program_that_is_not_there),
         cmocka_unit_test(a_request_reaches_the_child),
         cmocka_unit_test(a_second_interrupt_hurries),
