@@ -5,8 +5,12 @@
 #include <string.h>
 
 #include "kernels/cpu/dense.h"
+#include "kernels/cpu/gemm.h"
 
-enum { CHUNK_ROWS = 2048 };
+/* conv3x3: output pixels of a block, so that the neighbours gathered for it are still in the cache
+ * when they are multiplied. Blocks are shared out over a fixed number of lanes, each with a gathered
+ * block and, backward, sums of dw of its own. */
+enum { BLOCK_ROWS = 192, FWD_LANES = 8, BWD_LANES = 4 };
 
 static int64_t aligned(int64_t floats)
 {
@@ -111,39 +115,46 @@ enum status patch_conv_bwd_cpu(struct tensor dx, struct tensor dw, struct tensor
 
 /* ---- conv3x3: row (n,i,j) holds the nine neighbours as (a,b,c); outside the image is 0 -------- */
 
-static void neighbours_gather(float *rows, const float *x, int64_t n_images, int64_t n_h,
-                              int64_t n_w, int64_t n_c)
+/* Pixels first … first + n_rows − 1 of x (n,i,j folded) into rows. */
+static void neighbours_gather(float *rows, const float *x, struct tensor shape, int64_t n_c,
+                              int64_t first, int64_t n_rows)
 {
-#pragma omp parallel for schedule(static)
-    for (int64_t line = 0; line < n_images * n_h; line++)
-        for (int64_t j = 0; j < n_w; j++)
-            for (int64_t a = 0; a < 3; a++) {
-                const int64_t i = line % n_h + a - 1;
-                float *to = rows + ((line * n_w + j) * 3 + a) * 3 * n_c;
+    const int64_t n_h = shape.dim[1], n_w = shape.dim[2];
 
-                for (int64_t b = 0; b < 3; b++, to += n_c) {
-                    const bool inside = i >= 0 && i < n_h && j + b >= 1 && j + b <= n_w;
-                    const float *from = x + ((line + a - 1) * n_w + j + b - 1) * n_c;
+    for (int64_t r = first; r < first + n_rows; r++) {
+        const int64_t i = r / n_w % n_h, j = r % n_w;
 
-                    if (inside)
-                        memcpy(to, from, (size_t)n_c * sizeof *to);
-                    else
-                        memset(to, 0, (size_t)n_c * sizeof *to);
-                }
+        for (int64_t a = -1; a <= 1; a++)
+            for (int64_t b = -1; b <= 1; b++, rows += n_c) {
+                const bool inside = i + a >= 0 && i + a < n_h && j + b >= 0 && j + b < n_w;
+
+                if (inside)
+                    memcpy(rows, x + (r + a * n_w + b) * n_c, (size_t)n_c * sizeof *rows);
+                else
+                    memset(rows, 0, (size_t)n_c * sizeof *rows);
             }
+    }
 }
 
-/* Images worked on together: as many as fit CHUNK_ROWS, at least one. */
-static int64_t chunk_images(struct tensor x)
+/* How the pixels are shared out: lanes of whole blocks. */
+struct lanes {
+    int64_t n, rows; /* lanes, pixels of each but the last */
+};
+
+static struct lanes lanes_of(struct tensor x, int64_t n_lanes)
 {
-    const int64_t pixels = x.dim[1] * x.dim[2];
-    const int64_t fit = pixels > 0 ? CHUNK_ROWS / pixels : 1;
+    const int64_t rows = tensor_rows(x), blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const int64_t each = (blocks + n_lanes - 1) / n_lanes * BLOCK_ROWS;
 
-    if (fit < 1) return 1;
-    return fit < x.dim[0] ? fit : x.dim[0];
+    return (struct lanes){ each > 0 ? (rows + each - 1) / each : 0, each };
 }
 
-/* to (O,9,I) = from (O,I,9), and back. */
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* to (outer,B,A) = from (outer,A,B) */
 static void swap_last(float *to, const float *from, bool add, int64_t n_outer, int64_t n_a,
                       int64_t n_b)
 {
@@ -160,22 +171,25 @@ static void swap_last(float *to, const float *from, bool add, int64_t n_outer, i
 enum status conv3x3_fwd_cpu(struct tensor y, struct tensor x, struct tensor w, struct stream *s)
 {
     TRY(conv3x3_fwd_check(y, x, w));
-    const int64_t pixels = x.dim[1] * x.dim[2], n_in = w.dim[1], n_out = w.dim[0];
-    const int64_t step = chunk_images(x), n_w = aligned(tensor_count(w));
+    const int64_t n_rows = tensor_rows(x), n_in = w.dim[1], n_out = w.dim[0];
+    const int64_t n_w = aligned(tensor_count(w)), each = aligned(BLOCK_ROWS * 9 * n_in);
+    const struct lanes l = lanes_of(x, FWD_LANES);
     float *w_rows;
 
-    STREAM_SCRATCH(s, w_rows, (n_w + step * pixels * 9 * n_in) * (int64_t)sizeof *w_rows);
-
-    float *rows = w_rows + n_w;
-
+    STREAM_SCRATCH(s, w_rows, (n_w + l.n * each) * (int64_t)sizeof *w_rows);
     swap_last(w_rows, w.data, false, n_out, n_in, 9);
-    for (int64_t n = 0; n < x.dim[0]; n += step) {
-        const int64_t images = n + step < x.dim[0] ? step : x.dim[0] - n;
-        const struct dense d = { images * pixels, 9 * n_in, n_out, ACT_NONE };
+#pragma omp parallel for schedule(static) if (l.n > 1)
+    for (int64_t lane = 0; lane < l.n; lane++) {
+        const int64_t end = min64((lane + 1) * l.rows, n_rows);
+        float *rows = w_rows + n_w + lane * each;
 
-        neighbours_gather(rows, (const float *)x.data + n * pixels * n_in, images, x.dim[1],
-                          x.dim[2], n_in);
-        dense_fwd((float *)y.data + n * pixels * n_out, NULL, rows, w_rows, NULL, d);
+        for (int64_t r = lane * l.rows; r < end; r += BLOCK_ROWS) {
+            const int64_t size = min64(BLOCK_ROWS, end - r);
+
+            neighbours_gather(rows, x.data, x, n_in, r, size);
+            gemm_serial(false, true, size, n_out, 9 * n_in, 1, rows, 9 * n_in, w_rows, 9 * n_in, 0,
+                        (float *)y.data + r * n_out, n_out);
+        }
     }
     return OK;
 }
@@ -189,46 +203,58 @@ static void turn(float *w_turned, const float *w, int64_t n_out, int64_t n_in)
                 w_turned[(c * 9 + ab) * n_out + o] = w[(o * n_in + c) * 9 + 8 - ab];
 }
 
+struct bwd {
+    struct tensor dx, dw, dy, x;
+    int64_t n_in, n_out;
+    const float *w_turned; /* (I, 9 O) */
+};
+
+/* One lane; sums (O, 9 I) is its part of dw, rows its gathered block. */
+static void bwd_lane(const struct bwd *p, float *sums, float *rows, int64_t begin, int64_t end)
+{
+    const int64_t n_in = p->n_in, n_out = p->n_out;
+
+    for (int64_t r = begin; r < end; r += BLOCK_ROWS) {
+        const int64_t size = min64(BLOCK_ROWS, end - r);
+
+        if (p->dx.data) {
+            neighbours_gather(rows, p->dy.data, p->dy, n_out, r, size);
+            gemm_serial(false, true, size, n_in, 9 * n_out, 1, rows, 9 * n_out, p->w_turned,
+                        9 * n_out, p->dx.add ? 1 : 0, (float *)p->dx.data + r * n_in, n_in);
+        }
+        if (p->dw.data) {
+            neighbours_gather(rows, p->x.data, p->x, n_in, r, size);
+            gemm_serial(true, false, n_out, 9 * n_in, size, 1,
+                        (const float *)p->dy.data + r * n_out, n_out, rows, 9 * n_in,
+                        r > begin ? 1 : 0, sums, 9 * n_in);
+        }
+    }
+}
+
 enum status conv3x3_bwd_cpu(struct tensor dx, struct tensor dw, struct tensor dy, struct tensor x,
                             struct tensor w, struct stream *s)
 {
     TRY(conv3x3_bwd_check(dx, dw, dy, x, w));
-    const int64_t pixels = x.dim[1] * x.dim[2], n_in = w.dim[1], n_out = w.dim[0];
-    const int64_t step = chunk_images(x), n_w = aligned(tensor_count(w));
-    const int64_t wider = n_in > n_out ? n_in : n_out;
-    const int64_t n_rows = aligned(step * pixels * 9 * wider);
-    const struct dense all = { step * pixels, 9 * n_in, n_out, ACT_NONE };
+    const int64_t n_in = w.dim[1], n_out = w.dim[0], n_w = aligned(tensor_count(w));
+    const int64_t each = aligned(BLOCK_ROWS * 9 * (n_in > n_out ? n_in : n_out));
+    const struct lanes l = lanes_of(x, BWD_LANES);
+    const int64_t n_sums = l.n > 0 ? l.n : 1;
     float *w_turned;
 
-    STREAM_SCRATCH(s, w_turned,
-                   (2 * n_w + n_rows + aligned(step * pixels * n_in) + dense_bwd_scratch(all)) *
-                       (int64_t)sizeof *w_turned);
+    STREAM_SCRATCH(s, w_turned, (n_w + n_sums * n_w + l.n * each) * (int64_t)sizeof *w_turned);
 
-    float *dw_rows = w_turned + n_w, *rows = dw_rows + n_w, *dx_part = rows + n_rows;
-    float *rest = dx_part + aligned(step * pixels * n_in);
+    float *sums = w_turned + n_w, *rows = sums + n_sums * n_w;
+    const struct bwd p = { dx, dw, dy, x, n_in, n_out, w_turned };
 
     turn(w_turned, w.data, n_out, n_in);
-    memset(dw_rows, 0, (size_t)n_w * sizeof *dw_rows);
-    for (int64_t n = 0; n < x.dim[0]; n += step) {
-        const int64_t images = n + step < x.dim[0] ? step : x.dim[0] - n;
-        const float *dy_part = (const float *)dy.data + n * pixels * n_out;
-        const struct dense d = { images * pixels, 9 * n_in, n_out, ACT_NONE };
-        struct tensor dw_part = view(dw.data ? dw_rows : NULL);
-
-        if (dx.data) {
-            const struct dense back = { images * pixels, 9 * n_out, n_in, ACT_NONE };
-            float *to = (float *)dx.data + n * pixels * n_in;
-
-            neighbours_gather(rows, dy_part, images, x.dim[1], x.dim[2], n_out);
-            dense_fwd(dx.add ? dx_part : to, NULL, rows, w_turned, NULL, back);
-            for (int64_t i = 0; dx.add && i < images * pixels * n_in; i++) to[i] += dx_part[i];
-        }
-        if (!dw.data) continue;
-        dw_part.add = true;
-        neighbours_gather(rows, (const float *)x.data + n * pixels * n_in, images, x.dim[1],
-                          x.dim[2], n_in);
-        dense_bwd(view(NULL), dw_part, view(NULL), dy_part, rows, NULL, NULL, NULL, d, rest);
-    }
-    if (dw.data) swap_last(dw.data, dw_rows, dw.add, n_out, 9, n_in);
+    if (l.n == 0) memset(sums, 0, (size_t)n_w * sizeof *sums);
+#pragma omp parallel for schedule(static) if (l.n > 1)
+    for (int64_t lane = 0; lane < l.n; lane++)
+        bwd_lane(&p, sums + lane * n_w, rows + lane * each, lane * l.rows,
+                 min64((lane + 1) * l.rows, tensor_rows(x)));
+    if (!dw.data) return OK;
+    for (int64_t lane = 1; lane < l.n; lane++)
+        for (int64_t i = 0; i < n_w; i++) sums[i] += sums[lane * n_w + i];
+    swap_last(dw.data, sums, dw.add, n_out, 9, n_in);
     return OK;
 }
