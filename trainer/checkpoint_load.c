@@ -65,15 +65,15 @@ static enum status check_origin(const struct checkpoint_state *s,
     if (m->config_hash != s->config_hash && !accept.config) {
         tell_difference(s, m);
         FAIL(E_CONFIG,
-             "step %" PRId64 " was made with another configuration: start a new run with --new, or "
-             "go on all the same with --accept-config",
+             "step %" PRId64 " was made with another configuration: undo that, begin anew with "
+             "--fresh, or set another run.folder",
              m->counters.step);
     }
     if (m->data_hash != s->data_hash && !accept.data)
         FAIL(E_CONFIG,
              "step %" PRId64 " was trained on other data (%016" PRIx64 ", now %016" PRIx64
              "): give "
-             "the same shards, or go on all the same with --accept-data",
+             "the same shards, begin anew with --fresh, or set another run.folder",
              m->counters.step, m->data_hash, s->data_hash);
     return OK;
 }
@@ -237,7 +237,7 @@ enum status checkpoint_load(struct checkpoint_state *s, struct comm *c, const ch
     if (!*found && count[0] > 0) {
         if (c->rank == 0)
             log_error("%s: none of %" PRId64 " checkpoints verifies; restore one from a copy, or "
-                      "start a new run with --new",
+                      "begin anew with --fresh",
                       run_folder, count[0]);
         return E_CORRUPT;
     }

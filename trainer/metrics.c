@@ -1,0 +1,220 @@
+#include "trainer/metrics.h"
+
+#include "kernels/base/clock.h"
+#include "kernels/base/log.h"
+#include "trainer/durable_file.h"
+#include "trainer/eval.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LINE = 4096, LOG_EVERY = 10, BLOCK = 1 << 16 };
+
+struct metrics {
+    char path[DURABLE_PATH];
+    int fd;
+    int64_t steps, first; /* first: the first step of this process, always shown; −1: not yet */
+    bool live;            /* stderr is a terminal that understands \r */
+};
+
+/* A line being built; what does not fit is a programmer's mistake that shows as a cut line. */
+struct line {
+    char text[LINE];
+    int n;
+    char nonfinite[LINE / 2];
+};
+
+static void add(struct line *l, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void add(struct line *l, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    l->n += vsnprintf(l->text + l->n, (size_t)(LINE - l->n), fmt, ap);
+    va_end(ap);
+    if (l->n >= LINE) l->n = LINE - 1;
+}
+
+static void add_int(struct line *l, const char *key, int64_t v)
+{
+    add(l, "%s\"%s\":%" PRId64, l->n ? "," : "{", key, v);
+}
+
+/* The shortest decimal that reads back as the same double. */
+static void add_number(struct line *l, const char *key, double v)
+{
+    const size_t used = strlen(l->nonfinite);
+    char text[32] = "null";
+
+    for (int digits = 6; digits <= 17 && isfinite(v); digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
+    }
+    add(l, "%s\"%s\":%s", l->n ? "," : "{", key, text);
+    if (!isfinite(v))
+        snprintf(l->nonfinite + used, sizeof l->nonfinite - used, "%s\"%s\"", used ? "," : "", key);
+}
+
+/* One write() a line: a reader never sees half of one, and a kill leaves whole lines. */
+static enum status put(struct metrics *m, struct line *l)
+{
+    ssize_t n;
+
+    if (l->nonfinite[0]) add(l, ",\"nonfinite\":[%s]", l->nonfinite);
+    add(l, "}\n");
+    n = write(m->fd, l->text, (size_t)l->n);
+    if (n != l->n)
+        FAIL(E_IO, "writing %s: %s%s", m->path, n < 0 ? strerror(errno) : "only part of a line",
+             durable_cure(n < 0 ? errno : ENOSPC));
+    return OK;
+}
+
+/* ---- resuming --------------------------------------------------------------------------------- */
+
+/* The step of a line that begins {"step":N, or −1. */
+static int64_t step_of(const char *line)
+{
+    static const char begin[] = "{\"step\":";
+    const size_t n = sizeof begin - 1;
+    char *end;
+    int64_t step;
+
+    if (strncmp(line, begin, n) != 0 || line[n] < '0' || line[n] > '9') return -1;
+    step = strtoll(line + n, &end, 10);
+    return *end == ',' || *end == '}' ? step : -1;
+}
+
+/* Cuts the file before the first line that is of a later step, torn, or none of ours. */
+static enum status cut_back(struct metrics *m, int64_t restored)
+{
+    FILE *f = fopen(m->path, "r");
+    char *line = NULL;
+    size_t room = 0;
+    int64_t keep = 0, n_cut = 0;
+    ssize_t n;
+
+    if (!f) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
+    while ((n = getline(&line, &room, f)) > 0) {
+        const int64_t step = step_of(line);
+
+        if (n_cut || line[n - 1] != '\n' || step < 0 || step > restored)
+            n_cut++;
+        else
+            keep += n;
+    }
+    free(line);
+    if (ferror(f)) n_cut = -1;
+    fclose(f);
+    if (n_cut < 0) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
+    if (n_cut == 0) return OK;
+    log_info("%s: %" PRId64 " lines behind step %" PRId64 " are dropped", m->path, n_cut, restored);
+    if (ftruncate(m->fd, keep) != 0) FAIL(E_IO, "cutting %s: %s", m->path, strerror(errno));
+    return OK;
+}
+
+static bool terminal_is_live(void)
+{
+    const char *term = getenv("TERM");
+
+    return isatty(STDERR_FILENO) && !getenv("NO_COLOR") && term && strcmp(term, "dumb") != 0;
+}
+
+enum status metrics_open(struct metrics **m, const char *run_folder, int64_t restored,
+                         int64_t steps)
+{
+    struct metrics *draft = calloc(1, sizeof *draft);
+    enum status s;
+
+    if (!draft) FAIL(E_MEMORY, "metrics");
+    draft->steps = steps;
+    draft->first = -1;
+    draft->live = terminal_is_live();
+    snprintf(draft->path, sizeof draft->path, "%s/metrics.jsonl", run_folder);
+    draft->fd = open(draft->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (draft->fd < 0)
+        s = status_fail(E_IO, __FILE__, __LINE__, "%s: %s%s", draft->path, strerror(errno),
+                        durable_cure(errno));
+    else
+        s = cut_back(draft, restored);
+    if (s != OK)
+        metrics_close(draft);
+    else
+        *m = draft;
+    return s;
+}
+
+void metrics_close(struct metrics *m)
+{
+    if (!m) return;
+    if (m->live && m->first >= 0) fputc('\n', stderr); /* below the progress line */
+    if (m->fd >= 0) close(m->fd);
+    free(m);
+}
+
+/* ---- steps ------------------------------------------------------------------------------------ */
+
+const char *metrics_text(const struct metrics_row *row, char line[METRICS_LINE])
+{
+    const double seconds = row->step_seconds > 0 ? row->step_seconds : NAN;
+
+    snprintf(line, METRICS_LINE,
+             "step: %2" PRId64 "  loss: %7.4f  grad_norm: %7.4f  lr: %.3e  iou: %.3f>%.3f  "
+             "memory: %5.2fGiB  images/s: %.2f  gflops: %.1f  data: %.1f%%",
+             row->step, row->loss_total, row->grad_norm, row->lr, row->iou_first, row->iou_last,
+             row->memory_gib, row->images_per_second, row->gflops,
+             100 * row->data_wait_seconds / seconds);
+    return line;
+}
+
+static void show(struct metrics *m, const struct metrics_row *row)
+{
+    const bool is_due = m->first == row->step || row->step % LOG_EVERY == 0 ||
+                        row->step == m->steps || !isfinite(row->loss_total);
+    char line[METRICS_LINE];
+
+    metrics_text(row, line);
+    if (m->live)
+        fprintf(stderr, "\r%s  of %" PRId64 "\x1b[K%s", line, m->steps, is_due ? "\n" : "");
+    else if (is_due)
+        log_info("%s", line);
+}
+
+enum status metrics_step(struct metrics *m, const struct metrics_row *row)
+{
+    struct line l = { .n = 0 };
+
+#define ROW_INT(member, key)    add_int(&l, key, row->member);
+#define ROW_NUMBER(member, key) add_number(&l, key, row->member);
+    METRICS_ROW(ROW_INT, ROW_NUMBER)
+#undef ROW_INT
+#undef ROW_NUMBER
+    add_number(&l, "time/wall", 1e-3 * floor(1e-6 * (double)clock_wall_ns()));
+    TRY(put(m, &l));
+    if (m->first < 0) m->first = row->step;
+    show(m, row);
+    return OK;
+}
+
+enum status metrics_eval(struct metrics *m, int64_t step, const struct eval_scores *scores)
+{
+    struct line l = { .n = 0 };
+
+    add_int(&l, "step", step);
+    add_int(&l, "eval/images", scores->n_images);
+    add_int(&l, "eval/masks", scores->n_masks);
+    for (int i = 0; i < EVAL_N_SCORES; i++) {
+        char key[64];
+
+        if (isnan(scores->mean[i])) continue; /* not asked for */
+        snprintf(key, sizeof key, "eval/%s", eval_key((enum eval_score)i));
+        add_number(&l, key, scores->mean[i]);
+    }
+    return put(m, &l);
+}
