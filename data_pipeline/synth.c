@@ -103,7 +103,7 @@ static void turn(struct element *e, struct dice *d, double scale)
 /* The free place of several; seldom of two only, so that some objects hide others. */
 static void place(struct plan *p, struct element *e, int32_t h, int32_t w)
 {
-    const int n_tries = dice_chance(&p->dice, 0.2) ? 2 : 16;
+    const int n_tries = dice_chance(&p->dice, 0.15) ? 2 : 24;
     double best = INFINITY;
 
     for (int i = 0; i < n_tries; i++) {
@@ -170,8 +170,8 @@ static void plan_object(struct plan *p, struct object *o, int32_t h, int32_t w)
     place(p, e, h, w);
     e->texture = synth_texture_draw(&p->dice, draw_colour(p), p->unit);
     o->first = o->last = p->n_elements++;
-    if (second < 0.35 && o->area > 0.02) {
-        o->attached = second < 0.15;
+    if (second < 0.3 && o->area > 0.02) {
+        o->attached = second < 0.12;
         add_second(p, e, o->attached);
         o->last++;
     }
@@ -181,9 +181,9 @@ static double draw_area(struct dice *d)
 {
     const double kind = dice_uniform(d, 0, 1);
 
-    if (kind < 0.6) return dice_uniform(d, 0.08, 0.2);
-    if (kind < 0.9) return dice_uniform(d, 0.035, 0.08);
-    return dice_uniform(d, 0.01, 0.03);
+    if (kind < 0.6) return dice_uniform(d, 0.1, 0.25);
+    if (kind < 0.9) return dice_uniform(d, 0.04, 0.1);
+    return dice_uniform(d, 0.01, 0.04);
 }
 
 static int by_rank(const void *a, const void *b)

@@ -40,11 +40,11 @@ struct synth_texture synth_texture_draw_ground(struct dice *d, double unit)
                                .cell = unit * dice_uniform(d, 2, 6),
                                .roughness = dice_uniform(d, 0.2, 0.5),
                                .key = rng_sub(d->key, d->next++) };
-    const double hue = dice_uniform(d, 0, 1), value = dice_uniform(d, 0.25, 0.7);
+    const double hue = dice_uniform(d, 0, 1), value = dice_uniform(d, 0.2, 0.6);
 
-    t.a = synth_colour_from(hue, dice_uniform(d, 0, 0.15), value);
-    t.b = synth_colour_from(hue + dice_uniform(d, 0, 0.2), dice_uniform(d, 0, 0.15),
-                            value + dice_uniform(d, -0.15, 0.15));
+    t.a = synth_colour_from(hue, dice_uniform(d, 0, 0.1), value);
+    t.b = synth_colour_from(hue + dice_uniform(d, 0, 0.2), dice_uniform(d, 0, 0.1),
+                            value + dice_uniform(d, -0.1, 0.1));
     set_direction(&t, d, unit * dice_uniform(d, 15, 40));
     return t;
 }
