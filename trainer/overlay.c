@@ -32,8 +32,10 @@ static void blend(struct picture *p, int64_t x, int64_t y, struct colour c, floa
 /* Pixels [x0,x1) × [y0,y1). */
 static void fill(struct picture *p, int64_t x0, int64_t y0, int64_t x1, int64_t y1, struct colour c)
 {
-    for (int64_t y = y0; y < y1; y++)
-        for (int64_t x = x0; x < x1; x++) blend(p, x, y, c, 1);
+    if (x0 < 0) x0 = 0;
+    if (y0 < 0) y0 = 0;
+    for (int64_t y = y0; y < y1 && y < p->height; y++)
+        for (int64_t x = x0; x < x1 && x < p->width; x++) blend(p, x, y, c, 1);
 }
 
 /* How thick lines are drawn: 1 pixel in small pictures, more in large ones. */
