@@ -40,6 +40,7 @@ struct launch {
 
 /* ---- what to run ----------------------------------------------------------------------------- */
 
+#ifdef WITH_MPI
 static bool find_program(const char *name, char path[PATH_ROOM])
 {
     const char *at = getenv("PATH");
@@ -54,6 +55,7 @@ static bool find_program(const char *name, char path[PATH_ROOM])
     }
     return false;
 }
+#endif
 
 static enum status choose(struct launch *l)
 {
