@@ -45,15 +45,21 @@ static inline __attribute__((always_inline)) void fwd_rows(const struct fwd *f, 
     for (int64_t n = first; n < end; n++) {
         const float *x = f->x + n * n_c;
         float *y = f->y + n * n_c;
-        float sum = 0, squares = 0;
+        float sum = 0, squares = 0, rest = 0;
 
 #pragma omp simd reduction(+ : sum)
         for (int64_t c = 0; c < n_c; c++) sum += x[c];
-        const float mean = sum / (float)n_c;
+        const float near = sum / (float)n_c;
 
-#pragma omp simd reduction(+ : squares)
-        for (int64_t c = 0; c < n_c; c++) squares += (x[c] - mean) * (x[c] - mean);
-        const float rstd = 1.0f / sqrtf(squares / (float)n_c + f->eps);
+        /* what is left around a mean that rounding has moved corrects it, and the variance */
+#pragma omp simd reduction(+ : squares, rest)
+        for (int64_t c = 0; c < n_c; c++) {
+            squares += (x[c] - near) * (x[c] - near);
+            rest += x[c] - near;
+        }
+        rest /= (float)n_c;
+        const float mean = near + rest, variance = squares / (float)n_c - rest * rest;
+        const float rstd = 1.0f / sqrtf(variance + f->eps);
 
         f->mean[n] = mean;
         f->rstd[n] = rstd;
@@ -78,7 +84,7 @@ static inline __attribute__((always_inline)) void fwd_few(const struct fwd *f, i
         turn_vector t[LANES], mean = { 0 }, square = { 0 };
         float root[LANES], v[LANES];
 
-        for (int c = 0; c < n_c; c++) t[c] = turn_load(f->x + n * n_c + c * LANES);
+        for (int c = 0; c < n_c; c++) t[c] = TURN_AT(f->x + n * n_c + c * LANES);
         turn_rows(t, n_c);
         for (int c = 0; c < n_c; c++) mean += t[c];
         mean /= (float)n_c;
@@ -86,33 +92,34 @@ static inline __attribute__((always_inline)) void fwd_few(const struct fwd *f, i
             t[c] -= mean;
             square += t[c] * t[c];
         }
-        turn_store(v, square / (float)n_c);
+        TURN_AT(v) = square / (float)n_c;
         for (int r = 0; r < LANES; r++) root[r] = 1.0f / sqrtf(v[r] + f->eps);
-        const turn_vector rstd = turn_load(root);
+        const turn_vector rstd = TURN_AT(root);
 
         for (int c = 0; c < n_c; c++) {
             t[c] = t[c] * rstd * f->gamma[c] + f->beta[c];
             if (!gelu) continue;
-            turn_store(v, t[c]);
+            TURN_AT(v) = t[c];
             for (int r = 0; r < LANES; r++) v[r] = activation_gelu(v[r]);
-            t[c] = turn_load(v);
+            t[c] = TURN_AT(v);
         }
         turn_back(t, n_c);
-        for (int c = 0; c < n_c; c++) turn_store(f->y + n * n_c + c * LANES, t[c]);
-        turn_store(f->mean + n, mean);
-        turn_store(f->rstd + n, rstd);
+        for (int c = 0; c < n_c; c++) TURN_AT(f->y + n * n_c + c * LANES) = t[c];
+        TURN_AT(f->mean + n) = mean;
+        TURN_AT(f->rstd + n) = rstd;
     }
     fwd_rows(f, n, end, n_c, gelu);
 }
 
-/* The sum of each of LANES vectors. */
-static inline __attribute__((always_inline)) turn_vector lane_sums(turn_vector part[LANES])
+/* out[r] = 1/n_c Σl part[r][l] */
+static inline __attribute__((always_inline)) void lane_means(float out[LANES],
+                                                             turn_vector part[LANES], int64_t n_c)
 {
     turn_vector sum = { 0 };
 
     turn_rows(part, LANES);
     for (int l = 0; l < LANES; l++) sum += part[l];
-    return sum;
+    TURN_AT(out) = sum / (float)n_c;
 }
 
 /* The same for a width of whole vectors: LANES rows share the sums across their vectors. */
@@ -128,19 +135,19 @@ static inline __attribute__((always_inline)) void fwd_whole(const struct fwd *f,
         turn_vector part[LANES];
 
         for (int64_t r = 0; r < LANES; r++) {
-            part[r] = turn_load(x + r * n_c);
-            for (int64_t c = LANES; c < n_c; c += LANES) part[r] += turn_load(x + r * n_c + c);
+            part[r] = TURN_AT(x + r * n_c);
+            for (int64_t c = LANES; c < n_c; c += LANES) part[r] += TURN_AT(x + r * n_c + c);
         }
-        turn_store(mean, lane_sums(part) / (float)n_c);
+        lane_means(mean, part, n_c);
         for (int64_t r = 0; r < LANES; r++) {
             part[r] = (turn_vector){ 0 };
             for (int64_t c = 0; c < n_c; c += LANES) {
-                const turn_vector d = turn_load(x + r * n_c + c) - mean[r];
+                const turn_vector d = TURN_AT(x + r * n_c + c) - mean[r];
 
                 part[r] += d * d;
             }
         }
-        turn_store(rstd, lane_sums(part) / (float)n_c);
+        lane_means(rstd, part, n_c);
         for (int64_t r = 0; r < LANES; r++) {
             rstd[r] = 1.0f / sqrtf(rstd[r] + f->eps);
             f->mean[n + r] = mean[r];

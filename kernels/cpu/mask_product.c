@@ -35,14 +35,15 @@ static inline __attribute__((always_inline)) void piece_turned(float *y, int64_t
             turn_vector t[LANES];
 
             for (int i = 0; i < width; i++)
-                t[i] = turn_load(u + (width < LANES ? p * n_c + i * LANES : (p + i) * n_c + first));
+                t[i] = TURN_AT(u + (width < LANES ? p * n_c + i * LANES : (p + i) * n_c + first));
             turn_rows(t, width);
             for (int k = 0; k < n_h; k++) {
                 float *to = y + k * ld_y + p;
                 turn_vector sum = { 0 };
 
                 for (int c = 0; c < width; c++) sum += tokens[k * n_c + first + c] * t[c];
-                turn_store(to, first > 0 ? turn_load(to) + sum : sum);
+                if (first > 0) sum += TURN_AT(to);
+                TURN_AT(to) = sum;
             }
         }
     }

@@ -18,15 +18,9 @@ typedef int32_t turn_index __attribute__((vector_size(64)));
 
 #define TURN_FN static inline __attribute__((always_inline))
 
-TURN_FN turn_vector turn_load(const float *p)
-{
-    return *(const turn_memory *)p;
-}
-
-TURN_FN void turn_store(float *p, turn_vector v)
-{
-    *(turn_memory *)p = v;
-}
+/* The vector at p, aligned or not, to read or to write. A macro: a function that takes or returns
+ * a vector has another calling convention on every kind of processor, and gcc says so. */
+#define TURN_AT(p) (*(turn_memory *)(p))
 
 /* (16,n) to (n,16), n a constant once inlined, 2 to 16. */
 TURN_FN void turn_rows(turn_vector v[TURN_LANES], int n)
