@@ -105,12 +105,12 @@ static enum status plan(struct objective *o, struct stream *dry)
         const struct tensor iou = tensor_2d(NULL, F32, M, K);
         const struct tensor value = tensor_3d(NULL, F32, M, K, MASK_LOSS_VALUES);
 
-        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, o->candidates, o->gt,
+        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, o->gt,
                                 o->weight, o->key, 0, 0, true, &o->prompt, dry));
-        TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid, o->candidates,
+        TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid,
                                   &o->loss, dry));
         TRY(s->ops->mask_loss_bwd(logits, iou, value, selected, logits, o->gt, iou, o->valid,
-                                  o->candidates, o->weight, 1, &o->loss, dry));
+                                  o->weight, 1, &o->loss, dry));
     }
     return OK;
 }
@@ -336,7 +336,7 @@ static enum status forward_round(struct objective *o, struct round *r)
     r->value.dim[1] = r->logits.dim[1];
     r->candidates = r->kind == SAM_FIRST_ALL ? o->candidates : tensor_none();
     TRY(s->ops->mask_loss_fwd(r->value, o->selected[r->kept], r->logits, o->gt, r->iou, o->valid,
-                              r->candidates, &o->loss, &s->stream));
+                              &o->loss, &s->stream));
     o->times.loss += lap(&since);
     return OK;
 }
@@ -352,10 +352,10 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
 
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
     TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, o->selected[r->kept], r->logits, o->gt,
-                              r->iou, o->valid, r->candidates, o->weight, 1, &o->loss, &s->stream));
+                              r->iou, o->valid, o->weight, 1, &o->loss, &s->stream));
     o->times.loss += lap(&since);
     for (int64_t m = 0; d_mask && m < s->M; m++) {
-        const int64_t best = prompt_best(r->iou, r->candidates, m);
+        const int64_t best = 0;
 
         TRY(s->ops->accumulate((float *)d_logits.data + (m * K + best) * L2, d_mask + m * L2, L2,
                                &s->stream));
@@ -381,7 +381,7 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
         TRY(s->ops->copy(to->n_points.data, from->n_points.data, s->M * 4, &s->stream));
     }
     TRY(s->ops->prompt_next(to->mask, to->coords, to->labels, to->n_points, r->logits, r->iou,
-                            r->candidates, o->gt, o->weight, o->key, begin, r->index, click,
+                            o->gt, o->weight, o->key, begin, r->index, click,
                             &o->prompt, &s->stream));
     if (click) ++*n_points;
     TRY(put_n_tokens(o, to, *n_points));

@@ -1,0 +1,18 @@
+/* Times the loader by itself, and JPEG decoding of the same images, its limit. */
+#ifndef TRAINER_BENCH_LOADER_H
+#define TRAINER_BENCH_LOADER_H
+
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+
+struct bench_loader {
+    int64_t frame, masks, n_images;               /* in */
+    int threads;                                  /* in */
+    double images_per_second, decodes_per_second; /* out */
+};
+
+/* Local. Loader and decoder alternate in blocks, so that a busy machine slows both. */
+enum status bench_loader_run(struct bench_loader *b, const char *shards) MUST_CHECK;
+
+#endif

@@ -1,0 +1,274 @@
+#include "trainer/bench_step.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/grad_sync.h"
+#include "kernels/base/arena.h"
+#include "kernels/base/clock.h"
+#include "trainer/bench_slots.h"
+#include "trainer/cost.h"
+#include "trainer/objective.h"
+#include "trainer/schedule.h"
+
+enum { WARM_UP = 3 };
+
+struct bench {
+    const struct config *c;
+    struct comm *comm;
+    struct sam *sam;
+    struct objective *objective;
+    struct grad_sync *sync;
+    struct shard_set *set;
+    struct loader *loader;
+    struct bench_slots made_up;
+    struct arena state;
+    float *m, *v;
+    struct adamw_segment all;
+    double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
+    int64_t at;
+    enum status ready;
+};
+
+#define BENCH_NAME(name, text) text,
+static const char *const phase_names[] = { BENCH_PHASES(BENCH_NAME) };
+#undef BENCH_NAME
+
+const char *bench_phase_name(enum bench_phase p)
+{
+    return phase_names[p];
+}
+
+const char *bench_part_name(enum bench_part p)
+{
+    static const char *const names[] = { "enc →", "enc ←", "dec →", "dec ←" };
+
+    return names[p];
+}
+
+static void decoder_done(void *context)
+{
+    struct bench *b = context;
+    const struct params *p = &b->sam->params;
+    const int first = params_find(p, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix");
+
+    KEEP_FIRST(b->ready, grad_sync_ready(b->sync, p->at[first].offset, p->n_floats));
+}
+
+static void param_ready(void *context, int index)
+{
+    struct bench *b = context;
+    const struct params *p = &b->sam->params;
+
+    KEEP_FIRST(b->ready, grad_sync_ready(b->sync, p->at[index].offset, p->at[index + 1].offset));
+}
+
+static enum status create(struct bench *b, const char *data)
+{
+    const struct config *c = b->c;
+    const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
+    struct grad_sync_options sync = { .n_buckets = 1, .n_slots = c->train_batch };
+    int64_t scratch;
+    void *p;
+
+    TRY(comm_create(&b->comm, 60000));
+    TRY(objective_scratch(c, &ops_cpu, chunk, objective_points(c), &scratch));
+    TRY(sam_create(&b->sam, c, &ops_cpu, chunk, objective_points(c), scratch, true));
+    TRY(objective_create(&b->objective, b->sam));
+    params_initialize(&b->sam->params, 0, b->sam->weights);
+    TRY(sam_weights_changed(b->sam));
+    sync.n = b->sam->params.n_floats;
+    sync.bucket_end = &sync.n;
+    TRY(grad_sync_create(&b->sync, b->comm, &sync));
+    TRY(arena_create(&b->state, 2 * arena_round(sync.n * 4)));
+    TRY(arena_take(&b->state, sync.n * 4, &p));
+    b->m = p;
+    TRY(arena_take(&b->state, sync.n * 4, &p));
+    b->v = p;
+    b->all = (struct adamw_segment){ .end = sync.n, .lr_scale = 1, .decay = 0.1f };
+    if (!data) return bench_slots_create(&b->made_up, c);
+    TRY(shard_set_open(&b->set, data));
+    return loader_create(&b->loader,
+                         &(struct loader_options){ .set = b->set,
+                                                   .frame = (int32_t)c->model_image_size,
+                                                   .max_masks = c->train_masks,
+                                                   .min_area = c->data_min_area,
+                                                   .max_area = c->data_max_area,
+                                                   .min_pixels = c->data_min_pixels,
+                                                   .batch = c->train_batch,
+                                                   .slot_end = c->train_batch,
+                                                   .n_threads = (int)c->data_n_threads,
+                                                   .ahead = c->data_ahead });
+}
+
+static void destroy(struct bench *b)
+{
+    loader_destroy(b->loader);
+    shard_set_close(b->set);
+    grad_sync_destroy(b->sync);
+    objective_destroy(b->objective);
+    sam_destroy(b->sam);
+    comm_destroy(b->comm);
+    arena_destroy(&b->state);
+    bench_slots_destroy(&b->made_up);
+    for (int i = 0; i < BENCH_N_PHASES; i++) free(b->seconds[i]);
+    free(b->step);
+}
+
+static double lap(double *since)
+{
+    const double now = clock_seconds(), d = now - *since;
+
+    *since = now;
+    return d;
+}
+
+static enum status next_slot(struct bench *b, int64_t i, struct loader_slot *made_up,
+                             const struct loader_slot **slot)
+{
+    if (b->loader) return loader_next(b->loader, slot, 60000);
+    *made_up = b->made_up.slot[i];
+    made_up->step = b->at; /* so that every step draws its own prompts */
+    *slot = made_up;
+    return OK;
+}
+
+/* One step; its phases into seconds[…][at] when timed. */
+static enum status step(struct bench *b, int64_t timed)
+{
+    const int64_t n = b->sam->params.n_floats;
+    const struct objective_times before = objective_times(b->objective);
+    const double began = clock_seconds();
+    double since = began, data = 0, sums = 0, exposed, squares, masks = 0, optimizer;
+    struct adamw_options o = { .lr = (float)schedule_lr(b->c, b->at),
+                               .beta1 = 0.9f,
+                               .beta2 = 0.999f,
+                               .eps = 1e-8f,
+                               .step = b->at + 1 };
+    struct objective_times t;
+    float *grads, *total;
+
+    for (int64_t i = 0; i < b->c->train_batch; i++) {
+        struct loader_slot made_up;
+        const struct loader_slot *slot;
+        struct objective_losses losses;
+
+        TRY(next_slot(b, i, &made_up, &slot));
+        data += lap(&since);
+        TRY(grad_sync_slot_begin(b->sync, &grads));
+        sums += lap(&since);
+        TRY(objective_slot(b->objective, slot, grads, decoder_done, param_ready, b, &losses));
+        TRY(b->ready);
+        masks += (double)losses.n_masks;
+        lap(&since);
+        if (b->loader) loader_done(b->loader, slot);
+    }
+    TRY(grad_sync_wait(b->sync, &total, &exposed));
+    sums += lap(&since);
+    TRY(b->sam->ops->grad_norm(&squares, tensor_1d(total, F32, n), &b->sam->stream));
+    o.grad_scale = (float)(1 / (masks > 0 ? masks : 1));
+    TRY(b->sam->ops->adamw(tensor_1d(b->sam->weights, F32, n), tensor_1d(b->m, F32, n),
+                           tensor_1d(b->v, F32, n), tensor_1d(total, F32, n), &b->all, 1, &o,
+                           &b->sam->stream));
+    optimizer = lap(&since);
+    b->at++;
+    if (timed < 0) return OK;
+    t = objective_times(b->objective);
+    b->step[timed] = clock_seconds() - began;
+    b->seconds[BENCH_DATA][timed] = data;
+    b->seconds[BENCH_ENCODER_FORWARD][timed] = t.encoder_forward - before.encoder_forward;
+    b->seconds[BENCH_PROMPTS][timed] = t.prompts - before.prompts;
+    b->seconds[BENCH_DECODER_FORWARD][timed] = t.decoder_forward - before.decoder_forward;
+    b->seconds[BENCH_LOSS][timed] = t.loss - before.loss;
+    b->seconds[BENCH_DECODER_BACKWARD][timed] = t.decoder_backward - before.decoder_backward;
+    b->seconds[BENCH_ENCODER_BACKWARD][timed] = t.encoder_backward - before.encoder_backward;
+    b->seconds[BENCH_SUMS][timed] = sums;
+    b->seconds[BENCH_OPTIMIZER][timed] = optimizer;
+    return OK;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int64_t n)
+{
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+static void add_costs(struct bench_op *op, struct program *p, bool backward, double times)
+{
+    struct program_cost cost[NODE_OP_COUNT];
+
+    program_cost(p, backward, cost);
+    for (int i = 0; i < NODE_OP_COUNT; i++) {
+        op[i].flops += times * cost[i].flops;
+        op[i].bytes += times * cost[i].bytes;
+    }
+}
+
+/* Every op timed by itself, over as many steps again. */
+static enum status profile(struct bench *b, struct bench_step *out)
+{
+    struct sam *s = b->sam;
+    const double n = (double)out->n_timed, images = (double)b->c->train_batch;
+    const double chunks = images * (double)((b->c->train_masks + s->M - 1) / s->M);
+    const struct program_profile *of[2] = { &s->encoder_profile, &s->decoder_profile };
+    const double began = clock_seconds();
+
+    s->profiling = true;
+    for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, -1));
+    s->profiling = false;
+    out->profiled_seconds = (clock_seconds() - began) / n;
+    for (int part = 0; part < BENCH_N_PARTS; part++)
+        for (int op = 0; op < NODE_OP_COUNT; op++) {
+            out->op[part][op].seconds = of[part / 2]->seconds[part % 2][op] / n;
+            out->op[part][op].calls = (double)of[part / 2]->calls[part % 2][op] / n;
+        }
+    for (int backward = 0; backward < 2; backward++) {
+        add_costs(out->op[backward], s->encoder, backward, images);
+        add_costs(out->op[2 + backward], s->decoder[SAM_FIRST].program, backward, chunks);
+        if (s->decoder[SAM_NEXT].program)
+            add_costs(out->op[2 + backward], s->decoder[SAM_NEXT].program, backward,
+                      chunks * (double)(b->c->train_rounds - 1));
+    }
+    return OK;
+}
+
+static enum status measure(struct bench *b, struct bench_step *out, bool ops)
+{
+    const size_t n = (size_t)out->n_timed;
+
+    TRY(create(b, out->data));
+    b->step = calloc(n, sizeof *b->step);
+    for (int i = 0; i < BENCH_N_PHASES; i++) b->seconds[i] = calloc(n, sizeof(double));
+    for (int i = 0; i < BENCH_N_PHASES; i++)
+        if (!b->seconds[i] || !b->step) FAIL(E_MEMORY, "times of %zu steps", n);
+    for (int i = 0; i < WARM_UP; i++) TRY(step(b, -1));
+    for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));
+    out->step_seconds = median(b->step, out->n_timed);
+    out->step_min = b->step[0];
+    out->step_max = b->step[out->n_timed - 1];
+    for (int i = 0; i < BENCH_N_PHASES; i++) out->phase[i] = median(b->seconds[i], out->n_timed);
+    return ops ? profile(b, out) : OK;
+}
+
+enum status bench_step_run(struct bench_step *out, bool ops)
+{
+    struct bench b = { .c = out->config };
+    struct cost cost;
+    enum status s;
+
+    if (!out->config->train_box_multimask)
+        FAIL(E_CONFIG, "bench times the default recipe: leave train.box_multimask true");
+    TRY(cost_of(out->config, &ops_cpu, &cost));
+    out->flops = cost.step_flops;
+    out->flops_reference = cost.step_flops_reference;
+    s = measure(&b, out, ops);
+    destroy(&b);
+    return s;
+}

@@ -1,0 +1,203 @@
+#include <jansson.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/clock.h"
+#include "kernels/cpu/peak.h"
+#include "trainer/bench_loader.h"
+#include "trainer/bench_step.h"
+#include "trainer/command.h"
+#include "trainer/config.h"
+#include "trainer/options.h"
+
+/* What the machine can do, measured in the same run as everything it is compared with. */
+struct limits {
+    double flops, bandwidth;
+    int threads;
+};
+
+static enum status measure_limits(struct limits *l)
+{
+    l->threads = omp_get_max_threads();
+    l->flops = peak_flops();
+    l->bandwidth = peak_bandwidth();
+    if (l->bandwidth <= 0) FAIL(E_MEMORY, "no 192 MiB to measure the memory's speed with");
+    return OK;
+}
+
+static void print_limits(const struct limits *l)
+{
+    printf("machine: %d threads, %.1f GFLOP/s of f32 multiply-adds, %.1f GB/s of memory, measured "
+           "now\n\n",
+           l->threads, l->flops / 1e9, l->bandwidth / 1e9);
+}
+
+/* ---- step ----------------------------------------------------------------------------------- */
+static void print_step(const struct bench_step *b, const struct limits *l)
+{
+    const double s = b->step_seconds, n = (double)b->config->train_batch;
+    const double iterations = n * (double)b->config->train_masks * (double)b->config->train_rounds;
+
+    printf("%s: %lld images × %lld masks × %lld rounds, %lld steps timed, %s\n",
+           b->config->model_name, (long long)b->config->train_batch,
+           (long long)b->config->train_masks, (long long)b->config->train_rounds,
+           (long long)b->n_timed, b->data ? b->data : "made-up slots");
+    for (int i = 0; i < BENCH_N_PHASES; i++)
+        printf("  %-18s %9.1f ms %5.1f %%\n", bench_phase_name((enum bench_phase)i),
+               1e3 * b->phase[i], 100 * b->phase[i] / s);
+    printf("  %-18s %9.1f ms   median; %.1f … %.1f\n", "step", 1e3 * s, 1e3 * b->step_min,
+           1e3 * b->step_max);
+    printf("  %.2f images/s, %.0f mask-iterations/s\n", n / s, iterations / s);
+    printf("  %.1f GFLOP/s done here, %.1f %% of the multiply-add peak; %.1f GFLOP/s of the "
+           "reference's\n",
+           b->flops / s / 1e9, 100 * b->flops / s / l->flops, b->flops_reference / s / 1e9);
+}
+
+static void print_ops(const struct bench_step *b, const struct limits *l)
+{
+    printf("\n%-6s %-16s %8s %9s %6s %10s %7s %8s %7s\n", "", "op", "calls", "ms/step", "share",
+           "GFLOP/s", "peak", "GB/s", "memory");
+    for (int part = 0; part < BENCH_N_PARTS; part++)
+        for (int op = 0; op < NODE_OP_COUNT; op++) {
+            const struct bench_op *k = &b->op[part][op];
+
+            if (k->calls == 0) continue;
+            printf("%-6s %-16s %8.0f %9.2f %5.1f%% %10.1f %6.1f%% %8.1f %6.1f%%\n",
+                   bench_part_name((enum bench_part)part), program_op_name((enum node_op)op),
+                   k->calls, 1e3 * k->seconds, 100 * k->seconds / b->profiled_seconds,
+                   k->flops / k->seconds / 1e9, 100 * k->flops / k->seconds / l->flops,
+                   k->bytes / k->seconds / 1e9, 100 * k->bytes / k->seconds / l->bandwidth);
+        }
+    printf("bytes count every operand once, wherever it lies: above 100 %% of memory it lay in a "
+           "cache\n");
+}
+
+static enum status dump(json_t *j)
+{
+    const int bad = !j || json_dumpf(j, stdout, JSON_INDENT(2)) != 0;
+
+    json_decref(j);
+    if (bad) FAIL(E_IO, "cannot write the figures");
+    putchar('\n');
+    return OK;
+}
+
+static json_t *ops_object(const struct bench_step *b)
+{
+    json_t *list = json_array();
+
+    for (int part = 0; list && part < BENCH_N_PARTS; part++)
+        for (int op = 0; op < NODE_OP_COUNT; op++) {
+            const struct bench_op *k = &b->op[part][op];
+
+            if (k->calls > 0)
+                json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f}", "part",
+                                                      bench_part_name((enum bench_part)part), "op",
+                                                      program_op_name((enum node_op)op), "calls",
+                                                      k->calls, "seconds", k->seconds, "flops",
+                                                      k->flops, "bytes", k->bytes));
+        }
+    return list;
+}
+
+static enum status step_json(const struct bench_step *b, const struct limits *l)
+{
+    json_t *phases = json_object();
+
+    for (int i = 0; phases && i < BENCH_N_PHASES; i++)
+        json_object_set_new(phases, bench_phase_name((enum bench_phase)i), json_real(b->phase[i]));
+    return dump(json_pack(
+        "{s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "model",
+        b->config->model_name, "threads", l->threads, "peak_flops", l->flops, "peak_bandwidth",
+        l->bandwidth, "step_seconds", b->step_seconds, "step_min", b->step_min, "step_max",
+        b->step_max, "images_per_second", (double)b->config->train_batch / b->step_seconds, "flops",
+        b->flops, "flops_reference", b->flops_reference, "peak_share",
+        b->flops / b->step_seconds / l->flops, "phases", phases, "ops", ops_object(b)));
+}
+
+/* ---- loader --------------------------------------------------------------------------------- */
+static void print_loader(const struct bench_loader *b)
+{
+    printf("%lld images to a frame of %lld pixels with up to %lld masks, %d threads\n",
+           (long long)b->n_images, (long long)b->frame, (long long)b->masks, b->threads);
+    printf("  loader             %9.1f images/s, %.1f a core\n", b->images_per_second,
+           b->images_per_second / b->threads);
+    printf("  JPEG decoding only %9.1f images/s, %.1f a core\n", b->decodes_per_second,
+           b->decodes_per_second / b->threads);
+    printf("  share of the decode limit %.3f\n", b->images_per_second / b->decodes_per_second);
+}
+
+static enum status loader_json(const struct bench_loader *b)
+{
+    return dump(json_pack("{s:I, s:I, s:i, s:f, s:f, s:f}", "images", (json_int_t)b->n_images,
+                          "frame", (json_int_t)b->frame, "threads", b->threads, "images_per_second",
+                          b->images_per_second, "decodes_per_second", b->decodes_per_second,
+                          "share", b->images_per_second / b->decodes_per_second));
+}
+
+/* ---- the command ---------------------------------------------------------------------------- */
+enum status cmd_bench(int argc, char **argv)
+{
+    struct config c;
+    struct bench_step step = { .config = &c, .n_timed = 10 };
+    struct bench_loader loader = { .frame = 1024, .masks = 64, .threads = 1, .n_images = 200 };
+    struct limits l;
+    int64_t threads = 1;
+    bool json = false, done = false;
+    const struct option_row rows[] = {
+        { "steps", 's', OPTION_INT, &step.n_timed, 1, 1e6, "N",
+          "steps timed, behind three of warm-up" },
+        { "data", 'd', OPTION_TEXT, &step.data, 0, 0, "SHARDS",
+          "train on these through the loader; default: made-up slots in memory" },
+        { "frame", 0, OPTION_INT, &loader.frame, 16, 8192, "PIXELS", "loader: side of the frame" },
+        { "masks", 0, OPTION_INT, &loader.masks, 1, 4096, "N", "loader: masks an image at most" },
+        { "threads", 't', OPTION_INT, &threads, 1, 256, "N", "loader: threads" },
+        { "images", 'n', OPTION_INT, &loader.n_images, 1, 1e9, "N", "loader: images timed" },
+        { "json", 0, OPTION_FLAG, &json, 0, 0, NULL, "one JSON object on stdout" },
+        { .kind = OPTION_END },
+    };
+    const struct option_spec spec = {
+        .command = "bench",
+        .arguments = "step|ops CONFIG [section.key=value…] | loader SHARDS",
+        .summary = "Times a training step, its ops, or the loader against what this machine can do "
+                   "at most.",
+        .examples = "samforge bench step configs/tiny.yaml\n"
+                    "samforge bench ops configs/micro.yaml --steps 20 --json\n"
+                    "samforge bench loader shards/train --threads 1 --frame 1024",
+        .notes =
+            "step: without the cost of timing single ops. ops: each op of one step, forward and "
+            "backward.\n"
+            "Limits are measured in the same run; on a busy machine only ratios say something.",
+        .rows = rows,
+        .min_arguments = 2,
+        .max_arguments = -1,
+    };
+    char **arguments;
+    bool ops;
+    int n;
+
+    TRY(options_parse(&spec, argc, argv, &arguments, &n, &done));
+    if (done) return OK;
+    ops = strcmp(arguments[0], "ops") == 0;
+    if (strcmp(arguments[0], "loader") == 0) {
+        loader.threads = (int)threads;
+        TRY(bench_loader_run(&loader, arguments[1]));
+        if (json) return loader_json(&loader);
+        print_loader(&loader);
+        return OK;
+    }
+    if (!ops && strcmp(arguments[0], "step") != 0)
+        FAIL(E_USAGE, "bench knows step, ops and loader, not \"%s\"", arguments[0]);
+    TRY(config_load(&c, arguments[1], arguments + 2, n - 2));
+    TRY(config_check(&c));
+    TRY(measure_limits(&l));
+    TRY(bench_step_run(&step, ops));
+    if (json) return step_json(&step, &l);
+    print_limits(&l);
+    print_step(&step, &l);
+    if (ops) print_ops(&step, &l);
+    return OK;
+}
