@@ -91,8 +91,8 @@ static void shapes_are_checked(const struct ops *be)
 int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
-    static const int64_t sizes[][2] = { { 0, 4 },    { 3, 1 },     { 25, 5 },  { 1500, 4 },
-                                        { 37, 8 },   { 301, 16 },  { 70, 32 }, { 90, 64 },
+    static const int64_t sizes[][2] = { { 0, 4 },    { 3, 1 },     { 25, 5 },  { 1503, 4 },
+                                        { 47, 8 },   { 303, 16 },  { 79, 32 }, { 90, 64 },
                                         { 45, 100 }, { 130, 192 }, { 2, 1281 } };
 
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)

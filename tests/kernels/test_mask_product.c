@@ -54,6 +54,7 @@ int main(int argc, char **argv)
     ask(be, 2, 1, 33, 35, 8); /* more pixels than one piece of work */
     ask(be, 5, 8, 3, 7, 5);
     ask(be, 2, 3, 9, 5, 37);
+    ask(be, 2, 3, 9, 7, 48);
     ask(be, 1, 1, 1, 1, 1);
     ask(be, 0, 2, 3, 4, 5);
     shapes_are_checked(be);
