@@ -26,6 +26,7 @@ struct slot {
     enum slot_state state;  /* under the lock */
     enum status status;
     struct picture picture; /* pixels from the arena: (S,S,3) of room */
+    int32_t n_rows;         /* of these, rows that may hold other than zeros */
     int32_t *mask_index, *runs;
     int64_t *first;
     float *box;
@@ -86,16 +87,19 @@ static enum status bad_record(const struct worker *w, int64_t image, const char 
 }
 
 /* The picture lies in rows of new_w pixels; spread them to rows of S, zero behind and below. */
-static void spread_rows(uint8_t *rgb, int32_t frame, int32_t new_h, int32_t new_w)
+static void spread_rows(struct slot *s, int32_t frame)
 {
-    const size_t row = (size_t)frame * 3, used = (size_t)new_w * 3;
+    const int32_t new_h = s->out.new_height;
+    const size_t row = (size_t)frame * 3, used = (size_t)s->out.new_width * 3;
+    uint8_t *rgb = s->picture.rgb;
 
     if (used < row)
         for (int32_t y = new_h - 1; y >= 0; y--) {
             memmove(rgb + (size_t)y * row, rgb + (size_t)y * used, used);
             memset(rgb + (size_t)y * row + used, 0, row - used);
         }
-    memset(rgb + (size_t)new_h * row, 0, (size_t)(frame - new_h) * row);
+    if (new_h < s->n_rows) memset(rgb + (size_t)new_h * row, 0, (size_t)(s->n_rows - new_h) * row);
+    s->n_rows = new_h;
 }
 
 static void fill_mean(uint8_t *rgb, int64_t n_pixels)
@@ -133,7 +137,7 @@ static enum status fill_pixels(struct worker *w, struct slot *s, const struct sh
     else
         TRY(decode_picture(w, s, r));
     ASSERT(s->picture.rgb == room); /* a frame's pixels always fit */
-    spread_rows(s->picture.rgb, o->frame, s->out.new_height, s->out.new_width);
+    spread_rows(s, o->frame);
     return OK;
 }
 

@@ -65,6 +65,8 @@ static enum status find_kind(const char *path, enum kind *kind)
         return OK;
     }
     read_head(path, head);
+    if (head[0] == '{')
+        FAIL(E_USAGE, "inspect: %s is JSON; inspect the folder that it lies in", path);
     if (strncmp(head, "\211HDF", 4) == 0) {
         if (!is_shard_file(path))
             FAIL(E_USAGE,
