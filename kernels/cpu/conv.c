@@ -8,8 +8,8 @@
 #include "kernels/cpu/gemm.h"
 
 /* conv3x3: output pixels of a block, so that the neighbours gathered for it are still in the cache
- * when they are multiplied. Blocks are shared out over a fixed number of lanes, each with a gathered
- * block and, backward, sums of dw of its own. */
+ * when they are multiplied. Blocks are shared out over a fixed number of lanes, each with a
+ * gathered block and, backward, sums of dw of its own. */
 enum { BLOCK_ROWS = 192, FWD_LANES = 8, BWD_LANES = 4 };
 
 static int64_t aligned(int64_t floats)
@@ -22,7 +22,7 @@ static struct tensor view(float *data)
     return (struct tensor){ .data = data };
 }
 
-/* ---- patch_conv: row (n,i,j) holds the patch as (c,a,b), the order of w's own rows ------------ */
+/* ---- patch_conv: row (n,i,j) holds the patch as (c,a,b), the order of w's own rows ---------- */
 
 /* Gathers x into rows, or scatters rows back into x, adding or not. */
 static void patches_gather(float *rows, struct tensor x, int64_t p)
@@ -113,7 +113,7 @@ enum status patch_conv_bwd_cpu(struct tensor dx, struct tensor dw, struct tensor
     return OK;
 }
 
-/* ---- conv3x3: row (n,i,j) holds the nine neighbours as (a,b,c); outside the image is 0 -------- */
+/* ---- conv3x3: row (n,i,j) holds the nine neighbours as (a,b,c); outside the image is 0 ------ */
 
 /* Pixels first … first + n_rows − 1 of x (n,i,j folded) into rows. */
 static void neighbours_gather(float *rows, const float *x, struct tensor shape, int64_t n_c,

@@ -1,5 +1,6 @@
 /* The linear layer on plain row-major matrices: linear itself, and every convolution once its
- * input lies in rows. x (rows, n_in), y pre dy (rows, n_out), w (n_out, n_in), b (n_out) or NULL. */
+ * input lies in rows. x (rows, n_in), y pre dy (rows, n_out), w (n_out, n_in), b (n_out) or NULL.
+ */
 #ifndef KERNELS_CPU_DENSE_H
 #define KERNELS_CPU_DENSE_H
 
