@@ -156,19 +156,23 @@ enum status shard_h5_write(const char *path, struct shard_summary *s, struct sha
 {
     hid_t file = -1;
     enum status status = OK;
-    hid_t access;
+    hid_t create, access;
     int good;
 
     h5_begin();
+    create = H5Pcreate(H5P_FILE_CREATE);
     access = H5Pcreate(H5P_FILE_ACCESS);
-    good = access >= 0 && H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST) >= 0 &&
+    /* the root group has times too: without them the same records give the same bytes */
+    good = create >= 0 && access >= 0 && H5Pset_obj_track_times(create, 0) >= 0 &&
+           H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST) >= 0 &&
            H5Pset_alignment(access, 65536, 4096) >= 0 && H5Pset_file_locking(access, 0, 1) >= 0 &&
            H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0;
-    if (good) file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    if (good) file = H5Fcreate(path, H5F_ACC_TRUNC, create, access);
     if (file < 0) status = h5_fail(E_IO, __LINE__, path, "cannot be created");
     if (status == OK) status = fill_file(file, path, s, x);
     if (file >= 0 && H5Fclose(file) < 0)
         KEEP_FIRST(status, h5_fail(E_IO, __LINE__, path, "cannot be closed"));
+    if (create >= 0) H5Pclose(create);
     if (access >= 0) H5Pclose(access);
     return status;
 }
