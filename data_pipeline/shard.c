@@ -13,7 +13,7 @@
 #include "data_pipeline/shard_file.h"
 #include "kernels/base/check.h"
 
-enum { PATH_ROOM = 4096, FILES_BESIDE = 256, VERIFY_THREADS_MAX = 16 };
+enum { PATH_ROOM = 4096, FILES_BESIDE = 256, FILES_LEAST = 64, VERIFY_THREADS_MAX = 16 };
 
 struct shard_set {
     char folder[PATH_ROOM];
@@ -31,14 +31,15 @@ static enum status allow_files(int64_t n)
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return OK;
-    if (limit.rlim_max < wanted)
+    if (limit.rlim_max < (rlim_t)(n + FILES_LEAST))
         FAIL(E_IO,
              "shard: %" PRId64 " shards need as many open files, and the limit is %" PRId64
              ": raise it with ulimit -n, or pack into fewer, larger shards",
              n, (int64_t)limit.rlim_max);
-    limit.rlim_cur = wanted;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        FAIL(E_IO, "shard: cannot raise the limit of open files to %" PRId64, (int64_t)wanted);
+        FAIL(E_IO, "shard: cannot raise the limit of open files to %" PRId64,
+             (int64_t)limit.rlim_cur);
     return OK;
 }
 
