@@ -2,7 +2,7 @@
  * preprocessing uses. Encoded bytes are hostile: header first, pixels capped, also by what so many
  * bytes can hold, warnings of truncation are errors. Memory is bounded by the input's length.
  * All pictures are RGB, 8 bits, rows from the top, no row padding. Alpha is dropped, grey becomes
- * RGB, CMYK is refused. The orientation tag of a JPEG is not applied: masks lie in stored pixels. */
+ * RGB, CMYK is refused. The orientation tag of a JPEG is ignored: masks lie in stored pixels. */
 #ifndef DATA_PIPELINE_PICTURE_H
 #define DATA_PIPELINE_PICTURE_H
 
@@ -23,7 +23,7 @@ void picture_destroy(struct picture *p);
 /* Makes room for height×width; contents undefined. */
 enum status picture_reserve(struct picture *p, int32_t height, int32_t width) MUST_CHECK;
 
-/* Sniffs the magic. On failure returns E_CORRUPT with the reason in *why (static), nothing logged. */
+/* Sniffs the magic. On failure E_CORRUPT with the reason in *why (static), nothing logged. */
 enum status picture_size(const uint8_t *bytes, int64_t n, int32_t *height, int32_t *width,
                          const char **why) MUST_CHECK;
 

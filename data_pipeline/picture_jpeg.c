@@ -1,5 +1,5 @@
-/* One TurboJPEG handle a call. A handle that is used again keeps the tables of the last file, which a
- * file without its own would then be decoded with, and after a damaged header 2.1 goes on inside
+/* One TurboJPEG handle a call. A handle that is used again keeps the tables of the last file, which
+ * a file without its own would then be decoded with, and after a damaged header 2.1 goes on inside
  * that header; making one takes microseconds. */
 #include "data_pipeline/picture_codec.h"
 

@@ -56,8 +56,8 @@ struct synth_set {
     int n_threads;
 };
 
-/* Writes folder/sa_000000.tar …, each with per_tar images at most, each atomically. Makes the folder;
- * E_USAGE when it holds such tars already. */
+/* Writes folder/sa_000000.tar …, each with per_tar images at most, each atomically. Makes the
+ * folder; E_USAGE when it holds such tars already. */
 enum status synth_write(const char *folder, const struct synth_set *set) MUST_CHECK;
 
 #endif

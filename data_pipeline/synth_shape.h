@@ -1,6 +1,6 @@
 /* Outlines of synthetic objects: stars, letters, rings, crescents, blobs and plainer ones, each
- * within about the unit square [-1,1]², most of them far from an ellipse on purpose: a mask must not
- * be guessed from its box. */
+ * within about the unit square [-1,1]², most of them far from an ellipse on purpose: a mask must
+ * not be guessed from its box. */
 #ifndef DATA_PIPELINE_SYNTH_SHAPE_H
 #define DATA_PIPELINE_SYNTH_SHAPE_H
 

@@ -1,5 +1,5 @@
-/* Writes a plain ustar archive: regular files only, no owner, no time, so that the same members give
- * the same bytes. The archive has a temporary name until it is committed. */
+/* Writes a plain ustar archive: regular files only, no owner, no time, so that the same members
+ * give the same bytes. The archive has a temporary name until it is committed. */
 #ifndef DATA_PIPELINE_TAR_WRITE_H
 #define DATA_PIPELINE_TAR_WRITE_H
 

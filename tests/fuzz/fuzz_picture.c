@@ -1,5 +1,5 @@
-/* Pictures from outside: whatever the bytes, an answer without a crash, within the caps, and the same
- * size from the header as from the pixels. */
+/* Pictures from outside: whatever the bytes, an answer without a crash, within the caps, and the
+ * same size from the header as from the pixels. */
 #include <stdlib.h>
 
 #include "data_pipeline/picture.h"
