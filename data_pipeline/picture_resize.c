@@ -29,7 +29,7 @@ struct axis {
     int32_t *first, *count; /* (n_out) */
     int32_t *weight;        /* (n_out,n_taps), 0 beyond count */
     int16_t *high, *low;    /* (n_out, n_groups, LANES): for pairs of taps, see row_vectors */
-    int32_t n_groups;       /* ⌈n_taps / TAPS⌉ */
+    int32_t n_groups;       /* ⌈greatest count / TAPS⌉ */
     void *memory;           /* owned */
 };
 
@@ -39,15 +39,40 @@ static double triangle(double x)
     return x < 1 ? 1 - x : 0;
 }
 
+/* The inputs [*lo, *hi) that output i looks at. */
+static void axis_reach(int32_t n_in, int32_t n_out, int32_t i, int32_t *lo, int32_t *hi)
+{
+    const double scale = (double)n_in / n_out, widened = scale < 1 ? 1 : scale;
+    const double centre = (i + 0.5) * scale;
+
+    *lo = (int32_t)(centre - widened + 0.5);
+    *hi = (int32_t)(centre + widened + 0.5);
+    if (*lo < 0) *lo = 0;
+    if (*hi > n_in) *hi = n_in;
+}
+
+/* Often fewer than the bound n_taps: 3 of 5 where 1125 pixels become 1024. */
+static int32_t most_taps(int32_t n_in, int32_t n_out)
+{
+    int32_t most = 1;
+
+    for (int32_t i = 0; i < n_out; i++) {
+        int32_t lo, hi;
+
+        axis_reach(n_in, n_out, i, &lo, &hi);
+        if (hi - lo > most) most = hi - lo;
+    }
+    return most;
+}
+
 static void axis_weights(struct axis *a, int32_t n_in, int32_t i)
 {
     const double scale = (double)n_in / a->n_out, widened = scale < 1 ? 1 : scale;
     const double centre = (i + 0.5) * scale, inverse = 1 / widened;
-    int32_t lo = (int32_t)(centre - widened + 0.5), hi = (int32_t)(centre + widened + 0.5);
     double sum = 0;
+    int32_t lo, hi;
 
-    if (lo < 0) lo = 0;
-    if (hi > n_in) hi = n_in;
+    axis_reach(n_in, a->n_out, i, &lo, &hi);
     ASSERT(hi - lo <= a->n_taps && hi > lo);
     a->first[i] = lo;
     a->count[i] = hi - lo;
@@ -81,7 +106,7 @@ static enum status axis_create(struct axis *a, int32_t n_in, int32_t n_out)
 {
     const double scale = (double)n_in / n_out;
     const int32_t n_taps = (int32_t)ceil(scale < 1 ? 1 : scale) * 2 + 1;
-    const int32_t n_groups = (n_taps + TAPS - 1) / TAPS;
+    const int32_t n_groups = (most_taps(n_in, n_out) + TAPS - 1) / TAPS;
     const size_t n_weights = (size_t)n_out * (size_t)n_taps;
     const size_t n_halves = (size_t)n_out * (size_t)n_groups * LANES;
     int32_t *at = calloc(2 * (size_t)n_out + n_weights + n_halves, sizeof *at);
@@ -157,43 +182,73 @@ __attribute__((target("avx2"))) static inline __m256i join_halves(__m256i high, 
     return _mm256_srai_epi32(_mm256_add_epi32(low, half), WEIGHT_BITS);
 }
 
-/* The leading pixels of a row of n_in, as far as whole vectors may be read; returns how many.
- * One shuffle turns four RGB pixels into 16-bit pairs r0 r1 g0 g1 b0 b1 – – | r2 r3 …, whose
- * multiply-and-add-pairs with the weights is two taps of three channels at once. */
-__attribute__((target("avx2"))) static int32_t row_vectors(uint8_t *restrict to,
-                                                           const uint8_t *restrict from,
-                                                           const struct axis *a, int32_t n_in)
+/* Four RGB pixels from p, as 16-bit pairs r0 r1 g0 g1 b0 b1 – – | r2 r3 …, whose
+ * multiply-and-add-pairs with a group's weights is two taps of three channels at once; the two
+ * halves of the vector remain to be added. */
+__attribute__((target("avx2"))) static inline __m256i four_taps(const uint8_t *p,
+                                                                const int16_t *high,
+                                                                const int16_t *low)
 {
     enum { ZERO = -128 };
     const __m256i pick = _mm256_setr_epi8(0, ZERO, 3, ZERO, 1, ZERO, 4, ZERO, 2, ZERO, 5, ZERO,
                                           ZERO, ZERO, ZERO, ZERO, 6, ZERO, 9, ZERO, 7, ZERO, 10,
                                           ZERO, 8, ZERO, 11, ZERO, ZERO, ZERO, ZERO, ZERO);
-    const int64_t reach = (int64_t)(a->n_groups - 1) * TAPS * 3 + 16; /* bytes read from first */
-    int32_t i = 0;
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    const __m256i pairs = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pick);
+    const __m256i h = _mm256_madd_epi16(pairs, _mm256_loadu_si256((const __m256i *)high));
+    const __m256i l = _mm256_madd_epi16(pairs, _mm256_loadu_si256((const __m256i *)low));
 
-    for (; i < a->n_out - 1 && a->first[i] * 3 + reach <= (int64_t)n_in * 3; i++) {
-        const uint8_t *p = from + (int64_t)a->first[i] * 3;
-        const int64_t at = (int64_t)i * a->n_groups * LANES;
-        __m256i high = _mm256_setzero_si256(), low = _mm256_setzero_si256();
+    return _mm256_add_epi32(l, _mm256_slli_epi32(h, LOW_BITS));
+}
 
-        for (int32_t g = 0; g < a->n_groups; g++) {
-            const __m128i bytes = _mm_loadu_si128((const __m128i *)(p + g * TAPS * 3));
-            const __m256i pairs = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pick);
-            const __m256i wh = _mm256_loadu_si256((const __m256i *)(a->high + at + g * LANES));
-            const __m256i wl = _mm256_loadu_si256((const __m256i *)(a->low + at + g * LANES));
+/* Two output pixels from their sums a and b: four bytes each, of which the last is the next
+ * pixel's. They need no clamping: weights are positive and add up to one. */
+__attribute__((target("avx2"))) static inline void put_two(uint8_t *to, __m256i a, __m256i b)
+{
+    const __m256i half = _mm256_set1_epi32(1 << (WEIGHT_BITS - 1));
+    const __m256i bytes =
+        _mm256_setr_epi8(0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, -1,
+                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                                         _mm256_permute2x128_si256(a, b, 0x31));
+    const __m256i two =
+        _mm256_shuffle_epi8(_mm256_srai_epi32(_mm256_add_epi32(sum, half), WEIGHT_BITS), bytes);
+    const int32_t first = _mm_cvtsi128_si32(_mm256_castsi256_si128(two));
+    const int32_t second = _mm_cvtsi128_si32(_mm256_extracti128_si256(two, 1));
 
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(pairs, wh));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(pairs, wl));
+    memcpy(to, &first, sizeof first);
+    memcpy(to + 3, &second, sizeof second);
+}
+
+/* The leading pixels of a row of n_in, as far as whole vectors may be read and written; returns how
+ * many. */
+__attribute__((target("avx2"))) static int32_t row_vectors(uint8_t *restrict to,
+                                                           const uint8_t *restrict from,
+                                                           const struct axis *a, int32_t n_in)
+{
+    const int32_t n_groups = a->n_groups, *first = a->first;
+    const int64_t reach = (int64_t)(n_groups - 1) * TAPS * 3 + 16; /* bytes read from first */
+    const int16_t *high = a->high, *low = a->low;
+    int32_t n = a->n_out - 1; /* the last pixel has no next one */
+
+    while (n > 0 && (int64_t)first[n - 1] * 3 + reach > (int64_t)n_in * 3) n--;
+    n -= n % 2;
+    for (int32_t i = 0; i < n; i += 2) {
+        const uint8_t *p = from + (int64_t)first[i] * 3, *q = from + (int64_t)first[i + 1] * 3;
+        const int64_t next = (int64_t)n_groups * LANES; /* weights of the second pixel */
+        __m256i x = four_taps(p, high, low), y = four_taps(q, high + next, low + next);
+
+        for (int64_t g = 1; g < n_groups; g++) {
+            const int64_t w = g * LANES;
+
+            x = _mm256_add_epi32(x, four_taps(p + g * TAPS * 3, high + w, low + w));
+            y = _mm256_add_epi32(y, four_taps(q + g * TAPS * 3, high + next + w, low + next + w));
         }
-        high = _mm256_add_epi32(high, _mm256_permute2x128_si256(high, high, 1));
-        low = _mm256_add_epi32(low, _mm256_permute2x128_si256(low, low, 1));
-        const __m128i sum = _mm256_castsi256_si128(join_halves(high, low));
-        const __m128i packed = _mm_packus_epi16(_mm_packus_epi32(sum, sum), sum);
-        const int32_t four = _mm_cvtsi128_si32(packed);
-
-        memcpy(to + 3 * i, &four, sizeof four); /* the fourth byte is the next pixel's */
+        put_two(to + (int64_t)i * 3, x, y);
+        high += 2 * next;
+        low += 2 * next;
     }
-    return i;
+    return n;
 }
 
 /* Leading bytes of an output row, a whole number of vectors of 16; returns how many. */
