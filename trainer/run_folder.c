@@ -284,7 +284,7 @@ enum status run_folder_status(struct run_folder *f, enum run_state state,
     }
     if (state == f->state && now - f->written_ns < STATUS_EVERY_NS) return OK;
     j = status_object(f, state, saved_step);
-    text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
+    text = j ? json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(10)) : NULL;
     json_decref(j);
     if (!text) FAIL(E_MEMORY, "the run's status");
     s = replace(f, text);
