@@ -189,6 +189,21 @@ static void test_box_noise(void)
                         fabs(((float *)a.coords.data)[i] + 0.5 - (double)((float *)a.box.data)[i]));
     CHECK(greatest <= 2.5 + 1e-5 && greatest > 2.5 - 1e-5); /* many are cut there */
 
+    /* a box at the right and lower end stays inside the valid part of the frame */
+    const float end[4] = { 24, 28, 63, 47 };
+    int64_t n_cut[2] = { 0, 0 };
+
+    for (int64_t m = 0; m < a.M; m++) memcpy((float *)a.box.data + 4 * m, end, sizeof end);
+    first(be, &a, &o);
+    for (int64_t m = 0; m < a.M; m++) {
+        const float *p = slot(&a, m, 1);
+
+        CHECK(p[0] <= 63.5f && p[1] <= 47.5f);
+        n_cut[0] += p[0] == 63.5f;
+        n_cut[1] += p[1] == 47.5f;
+    }
+    CHECK(n_cut[0] > 0 && n_cut[1] > 0);
+
     /* a box of one pixel cannot keep a side above 1 and grow it: some take the truth */
     int64_t n_true = 0;
 
@@ -290,12 +305,12 @@ static void test_next_is_uniform(void)
 /* Nothing wrong: background; no background: foreground; nothing wanted: nothing. */
 static void test_next_without_error(void)
 {
-    struct world a = make(4, 1, 4, 4, 3), before;
+    struct world a = make(4, 1, 4, 4, 4), before;
     float *z = a.logits.data;
     uint8_t *gt = a.gt.data;
 
     for (int i = 0; i < 64; i++) {
-        gt[i] = i / 16 == 0 ? i % 16 < 3 : i / 16 == 1 ? 1 : 0;
+        gt[i] = i / 16 == 1 || (i / 16 == 0 && i % 16 < 3);
         z[i] = i / 16 < 3 ? (gt[i] ? 5.0f : -5.0f) : 5.0f;
         ((int32_t *)a.n_points.data)[i / 16] = 2;
     }
@@ -312,6 +327,9 @@ static void test_next_without_error(void)
     CHECK(label(&a, 2, 2) == 0 && pixel(&a, 2, 2) >= 0);
     CHECK(label(&a, 3, 2) == -1 && slot(&a, 3, 2)[0] == 0 && slot(&a, 3, 2)[1] == 0);
     for (int m = 0; m < 4; m++) CHECK(((int32_t *)a.n_points.data)[m] == 3);
+    memset(z, 0, 16 * 4); /* a logit of 0 is outside: the three of gt are wrong */
+    next(be, &a, 1, true);
+    CHECK(label(&a, 0, 3) == 1 && pixel(&a, 0, 3) >= 0 && pixel(&a, 0, 3) < 3);
 }
 
 /* Masks that do not count, and points wanted from empty ones. */
