@@ -194,7 +194,7 @@ static enum status try_all(struct checkpoint_state *s, struct comm *c,
         if (f && f->step > newest) newest = f->step;
         if (status == OK) {
             *found = true;
-            if (c->rank == 0) log_info("resuming at step %" PRId64 " from %s", f->step, f->path);
+            if (c->rank == 0) log_debug("resuming at step %" PRId64 " from %s", f->step, f->path);
             if (f && newest > f->step)
                 log_warn("%" PRId64 " steps are lost: nothing newer than step %" PRId64 " verifies",
                          newest - f->step, f->step);

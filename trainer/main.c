@@ -3,6 +3,7 @@
 #include "trainer/command.h"
 #include "trainer/nearest.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -84,6 +85,8 @@ int main(int argc, char **argv)
     enum status s;
 
     topology_environment(argv);
+    /* past a limit on file size a write fails and says so, like on a full disk; the default is sudden death */
+    signal(SIGXFSZ, SIG_IGN);
     s = dispatch(argc, argv);
 
     /* output that did not arrive is a failure, whatever the command thought */
