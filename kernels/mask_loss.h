@@ -8,9 +8,9 @@
  *   dice  = 1 − (2 Σ p t + 1)/(Σ p + Σ t + 1)
  *   iou   = |{z>0} ∧ t| / max(1, |{z>0} ∨ t|)                       no gradient
  *   err   = (iou_pred − iou)², or |iou_pred − iou| with iou_l1
- *   selected[m] = the k of least w_focal·focal + w_dice·dice, the first of equals
+ *   selected[m] = the candidate k of least w_focal·focal + w_dice·dice, the first of equals
  *   loss  = Σm weight[m] · (w_focal·focal[sel] + w_dice·dice[sel] + w_iou·e)
- *           e = err[sel], or with iou_all the mean of err over k
+ *           e = err[sel], or with iou_all the mean of err over the candidates
  *
  *   logits dlogits (M,K,h,h)   gt (M,R,R) u8 of 0 or 1   iou_pred diou (M,K)   weight (M) f32
  *   valid (M,2) i32, or none without valid_only   value (M,K,4) f32: focal, dice, err, iou
@@ -24,6 +24,7 @@
 
 #include "kernels/base/stream.h"
 #include "kernels/base/tensor.h"
+#include "kernels/candidates.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,6 +34,7 @@ struct mask_loss_options {
     float alpha, gamma;           /* focal: 0.25, 2 */
     float w_focal, w_dice, w_iou; /* 20, 1, 1 */
     bool iou_l1, iou_all, valid_only;
+    struct tensor candidates; /* which masks may be selected: candidates.h; none: all */
 };
 
 enum mask_loss_value {

@@ -23,6 +23,7 @@ static enum status check(const char *op, struct tensor value, struct tensor sele
     TENSOR_EXPECT(op, selected, I32, M);
     TENSOR_EXPECT(op, iou_pred, F32, M, K);
     if (o->valid_only || valid.n_dims > 0) TENSOR_EXPECT(op, valid, I32, M, 2);
+    if (o->candidates.n_dims > 0) TENSOR_EXPECT(op, o->candidates, I32, M, 2);
     return OK;
 }
 

@@ -15,10 +15,10 @@ int ops_missing(const struct ops *be, const char **first)
 {
     int n = 0;
 
-#define OPS_COUNT_MISSING(name)                       \
-    if (!be->name) {                                  \
-        if (first && n == 0) *first = #name;          \
-        n++;                                          \
+#define OPS_COUNT_MISSING(name)                                                                    \
+    if (!be->name) {                                                                               \
+        if (first && n == 0) *first = #name;                                                       \
+        n++;                                                                                       \
     }
     OPS_LIST(OPS_COUNT_MISSING)
 #undef OPS_COUNT_MISSING

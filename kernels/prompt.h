@@ -17,8 +17,8 @@
  *     slots (x0−½,y0−½),(x1−½,y1−½), labels 2,3.
  *   A mask of weight 0, or a point wanted from an empty gt: both slots (0,0), labels −1,−1.
  *
- * prompt_next: feeds back the mask of highest predicted IoU, the first of equals:
- *   mask_prompt[m] = logits[m,best]. With add_point it also draws a click (index 2 + round) from
+ * prompt_next: feeds back the candidate of highest predicted IoU, the first of equals:
+ *   mask_prompt[m] = logits[m,best]. With add_point it also draws a click (index 64 + round) from
  *   the error region (z>0) ≠ gt, z = logits[m,best] upsampled to R×R (resize.h); an empty region:
  *   from the background; no background: from the foreground. label = gt there.
  *   Written to slot n_points[m], which grows by one; n_points[m] < P is a precondition.
@@ -32,6 +32,7 @@
 
 #include "kernels/base/stream.h"
 #include "kernels/base/tensor.h"
+#include "kernels/candidates.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,7 +45,8 @@ struct prompt_options {
     float box_noise;     /* 0.1 of the side */
     float box_noise_max; /* pixels of the frame: 20 at 1024 */
     enum box_noise_law law;
-    int frame; /* S */
+    int frame;                /* S */
+    struct tensor candidates; /* which masks may be fed back: candidates.h; none: all */
 };
 
 typedef enum status prompt_first_fn(struct tensor coords, struct tensor labels,

@@ -7,7 +7,7 @@
 #include "kernels/prompt.h"
 
 /* What index of a mask's stream is for. */
-enum { PROMPT_DRAW_KIND, PROMPT_DRAW_POINT, PROMPT_DRAW_CLICK, PROMPT_DRAW_BOX = 16 };
+enum { PROMPT_DRAW_KIND, PROMPT_DRAW_POINT, PROMPT_DRAW_BOX = 16, PROMPT_DRAW_CLICK = 64 };
 enum { PROMPT_LABEL_NONE = -1, PROMPT_LABEL_BOX = 2 };
 
 RNG_FN struct rng_key prompt_draw_key(const int64_t key[2], int64_t mask)

@@ -8,6 +8,7 @@
 #include "kernels/base/arena.h"
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
+#include "trainer/schedule.h"
 
 enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 */
 
@@ -105,10 +106,9 @@ static enum status plan(struct objective *o, struct stream *dry)
         const struct tensor iou = tensor_2d(NULL, F32, M, K);
         const struct tensor value = tensor_3d(NULL, F32, M, K, MASK_LOSS_VALUES);
 
-        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, o->gt,
-                                o->weight, o->key, 0, 0, true, &o->prompt, dry));
-        TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid,
-                                  &o->loss, dry));
+        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, o->gt, o->weight,
+                                o->key, 0, 0, true, &o->prompt, dry));
+        TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid, &o->loss, dry));
         TRY(s->ops->mask_loss_bwd(logits, iou, value, selected, logits, o->gt, iou, o->valid,
                                   o->weight, 1, &o->loss, dry));
     }
@@ -159,7 +159,10 @@ static void configure(struct objective *o, const struct config *c)
 enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
                               int64_t points, int64_t *bytes)
 {
-    struct sam shape = { .config = c, .ops = ops, .M = masks, .P = points,
+    struct sam shape = { .config = c,
+                         .ops = ops,
+                         .M = masks,
+                         .P = points,
                          .H = c->model_image_size / c->model_patch_size };
     struct objective o = { .sam = &shape };
     struct stream dry = { .planning = true };
@@ -258,10 +261,15 @@ static enum status put_n_tokens(struct objective *o, const struct sam_prompts *p
     return o->sam->ops->put(p->n_tokens.data, o->host_ints, o->sam->M * 4, &o->sam->stream);
 }
 
-static void trace(struct objective *o, const struct sam_prompts *p)
+/* Prompts in use; slots behind them hold what earlier rounds left. */
+static void trace(struct objective *o, const struct sam_prompts *p, int n_points)
 {
-    XXH3_64bits_update(o->trace, p->coords.data, (size_t)tensor_bytes(p->coords));
-    XXH3_64bits_update(o->trace, p->labels.data, (size_t)tensor_bytes(p->labels));
+    const int64_t P = o->sam->P;
+
+    for (int64_t m = 0; m < o->sam->M; m++) {
+        XXH3_64bits_update(o->trace, (float *)p->coords.data + m * P * 2, (size_t)n_points * 8);
+        XXH3_64bits_update(o->trace, (int32_t *)p->labels.data + m * P, (size_t)n_points * 4);
+    }
 }
 
 /* A lone box may be one prompt of several meanings or not (SAM_SPEC C.5 #3): then its only candidate is token 0. */
@@ -284,7 +292,9 @@ static enum status put_candidates(struct objective *o)
 struct round {
     int index, kept; /* of the plan; which block holds its activations */
     enum sam_round kind;
-    struct tensor logits, iou, candidates, value;
+    struct tensor logits, iou, value;
+    struct mask_loss_options loss;
+    struct prompt_options prompt;
 };
 
 static enum sam_round kind_of(const struct objective *o, const struct objective_plan *plan, int i)
@@ -334,9 +344,11 @@ static enum status forward_round(struct objective *o, struct round *r)
     o->times.decoder_forward += lap(&since);
     r->value = o->value[r->kept];
     r->value.dim[1] = r->logits.dim[1];
-    r->candidates = r->kind == SAM_FIRST_ALL ? o->candidates : tensor_none();
+    r->loss = o->loss;
+    r->prompt = o->prompt;
+    if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
     TRY(s->ops->mask_loss_fwd(r->value, o->selected[r->kept], r->logits, o->gt, r->iou, o->valid,
-                              &o->loss, &s->stream));
+                              &r->loss, &s->stream));
     o->times.loss += lap(&since);
     return OK;
 }
@@ -352,10 +364,11 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
 
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
     TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, o->selected[r->kept], r->logits, o->gt,
-                              r->iou, o->valid, o->weight, 1, &o->loss, &s->stream));
+                              r->iou, o->valid, o->weight, 1, &r->loss, &s->stream));
     o->times.loss += lap(&since);
     for (int64_t m = 0; d_mask && m < s->M; m++) {
-        const int64_t best = 0;
+        const struct candidates c = candidates_of(r->prompt.candidates.data, m, K);
+        const int64_t best = candidates_best(c, (const float *)r->iou.data + m * K);
 
         TRY(s->ops->accumulate((float *)d_logits.data + (m * K + best) * L2, d_mask + m * L2, L2,
                                &s->stream));
@@ -381,12 +394,12 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
         TRY(s->ops->copy(to->n_points.data, from->n_points.data, s->M * 4, &s->stream));
     }
     TRY(s->ops->prompt_next(to->mask, to->coords, to->labels, to->n_points, r->logits, r->iou,
-                            o->gt, o->weight, o->key, begin, r->index, click,
-                            &o->prompt, &s->stream));
+                            o->gt, o->weight, o->key, begin, r->index, click, &r->prompt,
+                            &s->stream));
     if (click) ++*n_points;
     TRY(put_n_tokens(o, to, *n_points));
     TRY(put_key(o, to->key, rng_sub(dropout, (uint64_t)r->index + 1)));
-    trace(o, to);
+    trace(o, to, *n_points);
     o->times.prompts += lap(&since);
     return OK;
 }
@@ -411,7 +424,7 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
     if (!s->config->train_box_multimask) TRY(put_candidates(o));
     TRY(put_n_tokens(o, s->prompts, n_points));
     TRY(put_key(o, s->prompts->key, dropout));
-    trace(o, s->prompts);
+    trace(o, s->prompts, n_points);
     o->times.prompts += lap(&since);
     for (int i = 0; i < plan->n_rounds; i++) {
         struct round *r = round + i;

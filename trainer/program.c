@@ -514,7 +514,7 @@ static void plan_lifetimes(struct program *p, enum program_mode mode)
     }
     for (int v = 0; v < p->n_values; v++)
         if (p->value[v].output && p->value[v].root == v) {
-            use(p->value[v].at + KEPT, p->n_forward);
+            use(p->value[v].at + KEPT, p->n_steps + 1); /* the caller may read it behind backward */
             if (mode == PROGRAM_TRAIN && p->value[v].needs_grad)
                 use(p->value[v].at + GRAD, p->n_forward);
         }

@@ -89,7 +89,7 @@ int program_add(struct program *p, int a, int b);
 int program_slice(struct program *p, int x, int64_t first, int64_t n);
 int program_mask_product(struct program *p, const int *h, int n_h, int u);
 
-/* A result: kept until the end of the forward pass, its gradient given by the caller. */
+/* A result: kept until the next forward pass, its gradient given by the caller. */
 void program_output(struct program *p, int value);
 
 /* The node that made value, for attributes the builders do not take. */

@@ -165,17 +165,17 @@ static void put_values(float v[MASK_LOSS_VALUES], const struct sums *q, double a
     v[MASK_LOSS_IOU] = (float)iou;
 }
 
-static int32_t least_of(const float *value, int64_t K, const struct mask_loss_options *o)
+static int32_t least_of(const float *value, struct candidates c, const struct mask_loss_options *o)
 {
     double least = 0;
-    int32_t best = 0;
+    int32_t best = (int32_t)c.begin;
 
-    for (int64_t k = 0; k < K; k++) {
+    for (int64_t k = c.begin; k < c.end; k++) {
         const float *v = value + k * MASK_LOSS_VALUES;
         const double cost =
             (double)o->w_focal * v[MASK_LOSS_FOCAL] + (double)o->w_dice * v[MASK_LOSS_DICE];
 
-        if (k == 0 || cost < least) {
+        if (k == c.begin || cost < least) {
             least = cost;
             best = (int32_t)k;
         }
@@ -209,7 +209,8 @@ enum status mask_loss_fwd_cpu(struct tensor value, struct tensor selected, struc
     }
     for (int64_t m = 0; m < M; m++)
         ((int32_t *)selected.data)[m] =
-            least_of((const float *)value.data + m * K * MASK_LOSS_VALUES, K, o);
+            least_of((const float *)value.data + m * K * MASK_LOSS_VALUES,
+                     candidates_of(o->candidates.data, m, K), o);
     return OK;
 }
 
@@ -293,7 +294,10 @@ static void iou_gradient(struct tensor diou, struct tensor value, struct tensor 
         const float iou = ((const float *)value.data)[mk * MASK_LOSS_VALUES + MASK_LOSS_IOU];
         const float miss = ((const float *)iou_pred.data)[mk] - iou;
         const float slope = o->iou_l1 ? (float)((miss > 0) - (miss < 0)) : 2.0f * miss;
-        const float share = o->iou_all ? 1.0f / (float)K : mk % K == selected[mk / K];
+        const struct candidates c = candidates_of(o->candidates.data, mk / K, K);
+        const bool is_candidate = mk % K >= c.begin && mk % K < c.end;
+        const float share = o->iou_all ? (float)is_candidate / (float)(c.end - c.begin)
+                                       : mk % K == selected[mk / K];
         const float w = scale * weight[mk / K];
         const float d = w == 0 || share == 0 ? 0 : w * o->w_iou * share * slope;
         float *const out = (float *)diou.data + mk;

@@ -153,15 +153,6 @@ enum status prompt_first_cpu(struct tensor coords, struct tensor labels, struct 
     return OK;
 }
 
-static int64_t best_of(const float *iou_pred, int64_t K)
-{
-    int64_t best = 0;
-
-    for (int64_t k = 1; k < K; k++)
-        if (iou_pred[k] > iou_pred[best]) best = k;
-    return best;
-}
-
 static void click(float *xy, int32_t *label, const struct plane *p, struct rng_key key, int round,
                   const struct prompt_options *o, const struct row_taps *t, struct work *w)
 {
@@ -195,7 +186,8 @@ enum status prompt_next_cpu(struct tensor mask_prompt, struct tensor coords, str
 
 #pragma omp parallel for schedule(dynamic)
     for (int64_t m = 0; m < M; m++) {
-        const int64_t best = best_of((const float *)iou_pred.data + m * K, K);
+        const int64_t best = candidates_best(candidates_of(o->candidates.data, m, K),
+                                             (const float *)iou_pred.data + m * K);
         const struct plane p = { .gt = (const uint8_t *)gt.data + m * R * R,
                                  .z = (const float *)logits.data + (m * K + best) * h * h,
                                  .R = R,

@@ -89,8 +89,9 @@ enum status mask_loss_fwd_ref(struct tensor value, struct tensor selected, struc
     const int64_t M = logits.dim[0], K = logits.dim[1];
 
     for (int64_t m = 0; m < M; m++) {
+        const struct candidates c = candidates_of(o->candidates.data, m, K);
         double least = 0;
-        int32_t best = 0;
+        int32_t best = (int32_t)c.begin;
 
         for (int64_t k = 0; k < K; k++) {
             const struct plane a = plane_of(logits, gt, valid, o->valid_only, m, k);
@@ -105,7 +106,7 @@ enum status mask_loss_fwd_ref(struct tensor value, struct tensor selected, struc
             v[MASK_LOSS_ERR] = (float)(o->iou_l1 ? fabs(miss) : miss * miss);
             v[MASK_LOSS_IOU] = (float)iou;
             cost = (double)o->w_focal * v[MASK_LOSS_FOCAL] + (double)o->w_dice * v[MASK_LOSS_DICE];
-            if (k == 0 || cost < least) {
+            if (k == c.begin || (k > c.begin && k < c.end && cost < least)) {
                 least = cost;
                 best = (int32_t)k;
             }
@@ -148,13 +149,14 @@ static void gradient(double *dx, const struct plane *a, double scale,
 }
 
 /* d e / d iou_pred of mask k */
-static double iou_slope(double iou_pred, double iou, int64_t K, bool is_selected,
-                        const struct mask_loss_options *o)
+static double iou_slope(double iou_pred, double iou, struct candidates c, int64_t k,
+                        bool is_selected, const struct mask_loss_options *o)
 {
     const double miss = iou_pred - iou;
     const double slope = o->iou_l1 ? (miss > 0) - (miss < 0) : 2 * miss;
 
-    return o->iou_all ? slope / (double)K : is_selected ? slope : 0;
+    if (o->iou_all) return k >= c.begin && k < c.end ? slope / (double)(c.end - c.begin) : 0;
+    return is_selected ? slope : 0;
 }
 
 enum status mask_loss_bwd_ref(struct tensor dlogits, struct tensor diou, struct tensor value,
@@ -181,7 +183,8 @@ enum status mask_loss_bwd_ref(struct tensor dlogits, struct tensor diou, struct 
                 const float iou =
                     ((const float *)value.data)[mk * MASK_LOSS_VALUES + MASK_LOSS_IOU];
                 const double d =
-                    iou_slope(((const float *)iou_pred.data)[mk], iou, K, is_selected, o);
+                    iou_slope(((const float *)iou_pred.data)[mk], iou,
+                              candidates_of(o->candidates.data, m, K), k, is_selected, o);
                 float *out = (float *)diou.data + mk;
 
                 *out =

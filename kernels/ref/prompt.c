@@ -88,15 +88,6 @@ enum status prompt_first_ref(struct tensor coords, struct tensor labels, struct 
     return OK;
 }
 
-static int64_t best_of(const float *iou_pred, int64_t K)
-{
-    int64_t best = 0;
-
-    for (int64_t k = 1; k < K; k++)
-        if (iou_pred[k] > iou_pred[best]) best = k;
-    return best;
-}
-
 enum status prompt_next_ref(struct tensor mask_prompt, struct tensor coords, struct tensor labels,
                             struct tensor n_points, struct tensor logits, struct tensor iou_pred,
                             struct tensor gt, struct tensor weight, struct tensor key,
@@ -112,7 +103,8 @@ enum status prompt_next_ref(struct tensor mask_prompt, struct tensor coords, str
 
     for (int64_t m = 0; m < M; m++) {
         const struct rng_key k = prompt_draw_key(key.data, m_first + m);
-        const int64_t best = best_of((const float *)iou_pred.data + m * K, K);
+        const int64_t best = candidates_best(candidates_of(o->candidates.data, m, K),
+                                             (const float *)iou_pred.data + m * K);
         const struct plane plane = { .gt = (const uint8_t *)gt.data + m * R * R,
                                      .z = (const float *)logits.data + (m * K + best) * h * h,
                                      .R = R,

@@ -5,7 +5,7 @@
 
 static const struct ops *be;
 
-static const struct mask_loss_options paper = { 0.25f, 2, 20, 1, 1, false, false, false };
+static const struct mask_loss_options paper = { 0.25f, 2, 20, 1, 1, false, false, false, { 0 } };
 
 /* The operands of both directions. */
 struct world {
@@ -139,9 +139,12 @@ static double *to_double(struct tensor t)
 
 /* Every option once away from the paper's. */
 static const struct mask_loss_options variants[] = {
-    { 0.25f, 2, 20, 1, 1, false, false, false },   { 0.25f, 2, 20, 1, 1, true, true, true },
-    { 0.6f, 1.5f, 5, 2, 0.5f, true, false, true }, { 0.5f, 0, 1, 0, 0, false, true, false },
-    { 0.25f, 1, 0, 1, 2, false, false, true },     { 0.9f, 3, 1, 1, 1, false, false, false },
+    { 0.25f, 2, 20, 1, 1, false, false, false, { 0 } },
+    { 0.25f, 2, 20, 1, 1, true, true, true, { 0 } },
+    { 0.6f, 1.5f, 5, 2, 0.5f, true, false, true, { 0 } },
+    { 0.5f, 0, 1, 0, 0, false, true, false, { 0 } },
+    { 0.25f, 1, 0, 1, 2, false, false, true, { 0 } },
+    { 0.9f, 3, 1, 1, 1, false, false, false, { 0 } },
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 

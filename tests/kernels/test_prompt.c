@@ -5,7 +5,7 @@
 
 static const struct ops *be;
 
-static const struct prompt_options options = { 0.5f, 0.1f, 20.0f, BOX_NOISE_NORMAL, 64 };
+static const struct prompt_options options = { 0.5f, 0.1f, 20.0f, BOX_NOISE_NORMAL, 64, { 0 } };
 
 /* The operands of both ops, for M masks of R×R, K×h×h logits and P slots. */
 struct world {
