@@ -165,7 +165,8 @@ enum status config_dump(const struct config *c, FILE *f) MUST_CHECK;
 uint64_t config_hash(const struct config *c);
 
 /* The fields that change results and differ, as "train.batch 8 → 16, …", cut to fit; returns buf. */
-const char *config_difference(const struct config *a, const struct config *b, char buf[CONFIG_TEXT]);
+const char *config_difference(const struct config *a, const struct config *b,
+                              char buf[CONFIG_TEXT]);
 
 /* The table for people: section.key, type, default, range, help. */
 void config_help(FILE *f);

@@ -16,22 +16,22 @@ enum option_kind {
 };
 
 struct option_row {
-    const char *name;    /* long name without dashes */
-    char letter;         /* 0: none */
+    const char *name; /* long name without dashes */
+    char letter;      /* 0: none */
     enum option_kind kind;
-    void *value;         /* holds the default beforehand */
+    void *value; /* holds the default beforehand */
     double min, max;
     const char *metavar; /* "N", "FILE" */
     const char *help;    /* one line; the default is added for you */
 };
 
 struct option_spec {
-    const char *command;   /* "pack" */
-    const char *arguments; /* "SRC… OUT" */
-    const char *summary;   /* one sentence */
-    const char *examples;  /* lines shown first in --help */
-    const char *notes;     /* shown last; may be NULL */
-    const struct option_row *rows; /* ends with OPTION_END */
+    const char *command;              /* "pack" */
+    const char *arguments;            /* "SRC… OUT" */
+    const char *summary;              /* one sentence */
+    const char *examples;             /* lines shown first in --help */
+    const char *notes;                /* shown last; may be NULL */
+    const struct option_row *rows;    /* ends with OPTION_END */
     int min_arguments, max_arguments; /* positional; max −1: any number */
 };
 
