@@ -1,8 +1,9 @@
 /* Checkpoints: everything a run needs to go on to the bit, or a model's weights.
  *
- * RUN/checkpoints/step-00001000/ holds one HDF5 file a rank, each with the rank's slice of every array, and manifest.json with a
- * hash of every file, of every slice and of itself. A folder gets its name only when all of it is on disk and was read back; then it
- * never changes. It loads on any number of ranks. What does not verify is never loaded: the next older one is. */
+ * RUN/checkpoints/step-00001000/ holds one HDF5 file a rank, each with the rank's slice of every
+ * array, and manifest.json with a hash of every file, of every slice and of itself. A folder gets
+ * its name only when all of it is on disk and was read back; then it never changes. It loads on any
+ * number of ranks. What does not verify is never loaded: the next older one is. */
 #ifndef TRAINER_CHECKPOINT_H
 #define TRAINER_CHECKPOINT_H
 
@@ -59,8 +60,8 @@ struct checkpoint_keep {
     int64_t every;  /* and all at multiples of this step; 0: none */
 };
 
-/* Collective. Writes, verifies, commits, then retires what keep does not name. E_DIVERGED when a value is not finite, E_IO with path,
- * cause and cure; older checkpoints are then untouched. */
+/* Collective. Writes, verifies, commits, then retires what keep does not name. E_DIVERGED when a
+ * value is not finite, E_IO with path, cause and cure; older checkpoints are then untouched. */
 enum status checkpoint_save(const struct checkpoint_state *s, struct comm *c,
                             const char *run_folder, struct checkpoint_keep keep) MUST_CHECK;
 
@@ -68,13 +69,15 @@ struct checkpoint_accept {
     bool config, data; /* go on although the hash differs */
 };
 
-/* Collective. The newest checkpoint that verifies, into s's arrays and counters, the same on all ranks; warns of those that do not
- * and of the steps lost. *found is false when there is none at all. E_CONFIG when another configuration, model or data made
- * it; E_CORRUPT when there are some but none verifies. Sweeps away what killed saves left: the caller holds the run's lease. */
+/* Collective. The newest checkpoint that verifies, into s's arrays and counters, the same on all
+ * ranks; warns of those that do not and of the steps lost. *found is false when there is none at
+ * all. E_CONFIG when another configuration, model or data made it; E_CORRUPT when there are some
+ * but none verifies. Sweeps away what killed saves left: the caller holds the run's lease. */
 enum status checkpoint_load(struct checkpoint_state *s, struct comm *c, const char *run_folder,
                             struct checkpoint_accept accept, bool *found) MUST_CHECK;
 
-/* Local. A whole checkpoint, verified, for reading: path is its folder, or a run's folder (then the newest that verifies). */
+/* Local. A whole checkpoint, verified, for reading: path is its folder, or a run's folder (then the
+ * newest that verifies). */
 struct checkpoint;
 enum status checkpoint_open(struct checkpoint **k, const char *path) MUST_CHECK;
 void checkpoint_close(struct checkpoint *k); /* accepts NULL */
@@ -86,7 +89,8 @@ const struct checkpoint_manifest *checkpoint_manifest(const struct checkpoint *k
 enum status checkpoint_read(const struct checkpoint *k, const char *array, int64_t begin,
                             int64_t end, float *out) MUST_CHECK;
 
-/* Every tensor of s from the array "param", by name, into s->array[0]; E_CONFIG when one is missing or of another shape. */
+/* Every tensor of s from the array "param", by name, into s->array[0]; E_CONFIG when one is missing
+ * or of another shape. */
 enum status checkpoint_read_weights(const struct checkpoint *k,
                                     const struct checkpoint_state *s) MUST_CHECK;
 

@@ -69,7 +69,8 @@ enum status checkpoint_folder_read(const char *path, char **text, int64_t *n)
     return OK;
 }
 
-/* ---- which there are -------------------------------------------------------------------------- */
+/* ---- which there are --------------------------------------------------------------------------
+ */
 
 static void read_sequence(struct checkpoint_folder *f, bool quiet)
 {
@@ -159,7 +160,8 @@ void checkpoint_folders_destroy(struct checkpoint_folders *l)
     *l = (struct checkpoint_folders){ 0 };
 }
 
-/* ---- their end -------------------------------------------------------------------------------- */
+/* ---- their end --------------------------------------------------------------------------------
+ */
 
 /* A folder of files, as checkpoints are; anything deeper stays and makes it fail. */
 static enum status remove_flat(const char *path)
@@ -225,7 +227,8 @@ void checkpoint_folder_sweep(const char *run_folder)
     closedir(d);
 }
 
-/* ---- commit ----------------------------------------------------------------------------------- */
+/* ---- commit -----------------------------------------------------------------------------------
+ */
 
 static enum status make_folder(const char *path)
 {

@@ -1,11 +1,13 @@
-/* The folders of a run's checkpoints: their names, which there are, the commit by rename, and their end. Local, rank 0. */
+/* The folders of a run's checkpoints: their names, which there are, the commit by rename, and their
+ * end. Local, rank 0. */
 #ifndef TRAINER_CHECKPOINT_FOLDER_H
 #define TRAINER_CHECKPOINT_FOLDER_H
 
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/durable_file.h"
 
-/* A folder step-NNNNNNNN and its manifest's text; text is NULL when there is none that can be read. */
+/* A folder step-NNNNNNNN and its manifest's text; text is NULL when there is none that can be read.
+ */
 struct checkpoint_folder {
     char path[DURABLE_PATH];
     int64_t step, sequence; /* sequence −1: the manifest does not parse */
@@ -18,20 +20,22 @@ struct checkpoint_folders {
     int n;
 };
 
-/* All of RUN/checkpoints; none when there is no such folder. `quiet`: no line for manifests that do not parse. */
+/* All of RUN/checkpoints; none when there is no such folder. `quiet`: no line for manifests that do
+ * not parse. */
 enum status checkpoint_folders_list(struct checkpoint_folders *l, const char *run_folder,
                                     bool quiet) MUST_CHECK;
 void checkpoint_folders_destroy(struct checkpoint_folders *l);
 
-/* RUN/checkpoints, RUN/checkpoints/step-NNNNNNNN, RUN/checkpoints/.tmp-step-NNNNNNNN, FOLDER/rank-NNNN.h5,
- * FOLDER/manifest.json into buf; E_IO when too long. */
+/* RUN/checkpoints, RUN/checkpoints/step-NNNNNNNN, RUN/checkpoints/.tmp-step-NNNNNNNN,
+ * FOLDER/rank-NNNN.h5, FOLDER/manifest.json into buf; E_IO when too long. */
 enum status checkpoint_folder_path(char buf[DURABLE_PATH], const char *fmt, ...) MUST_CHECK
     __attribute__((format(printf, 2, 3)));
 
 /* A whole file of at most CHECKPOINT_MANIFEST_MAX bytes; *text is the caller's to free. */
 enum status checkpoint_folder_read(const char *path, char **text, int64_t *n) MUST_CHECK;
 
-/* Gives the finished temporary folder its name; one of that name, from a future that was rolled back, goes. */
+/* Gives the finished temporary folder its name; one of that name, from a future that was rolled
+ * back, goes. */
 enum status checkpoint_folder_commit(const char *run_folder, int64_t step) MUST_CHECK;
 
 /* Points latest.txt and the symbolic link `latest` at step. */

@@ -21,7 +21,8 @@ void checkpoint_frame_destroy(struct checkpoint_frame *frame)
     frame->n = 0;
 }
 
-/* ---- a driver that writes into a frame -------------------------------------------------------- */
+/* ---- a driver that writes into a frame --------------------------------------------------------
+ */
 
 struct driver_file {
     H5FD_t pub; /* HDF5's own part, first */
@@ -133,7 +134,8 @@ static const H5FD_class_t driver = {
     .fl_map = H5FD_FLMAP_SINGLE,
 };
 
-/* ---- what goes into it ------------------------------------------------------------------------ */
+/* ---- what goes into it ------------------------------------------------------------------------
+ */
 
 /* The innermost reason on HDF5's error stack. */
 static herr_t take_reason(unsigned n, const H5E_error2_t *e, void *why)

@@ -1,8 +1,10 @@
-/* The bytes HDF5 would write for a file whose datasets are laid out but not filled, caught in memory.
+/* The bytes HDF5 would write for a file whose datasets are laid out but not filled, caught in
+ * memory.
  *
- * HDF5 never sees a disk: one that is full in the middle of the library's own write leaves it (1.10.8) in a state that crashes the
- * program later, and its file handles are closed to fsync and errno. So a driver of our own collects its writes; whoever has the frame
- * writes it and the data behind it, and can fail in peace. */
+ * HDF5 never sees a disk: one that is full in the middle of the library's own write leaves it
+ * (1.10.8) in a state that crashes the program later, and its file handles are closed to fsync and
+ * errno. So a driver of our own collects its writes; whoever has the frame writes it and the data
+ * behind it, and can fail in peace. */
 #ifndef TRAINER_CHECKPOINT_FRAME_H
 #define TRAINER_CHECKPOINT_FRAME_H
 
@@ -25,7 +27,8 @@ struct checkpoint_frame {
     int64_t bytes; /* of the whole file */
 };
 
-/* Local. The frame of a file with elements `part` of every array of s; sets the offsets in f->slice and f->bytes. */
+/* Local. The frame of a file with elements `part` of every array of s; sets the offsets in f->slice
+ * and f->bytes. */
 enum status checkpoint_frame_create(struct checkpoint_frame *frame,
                                     const struct checkpoint_state *s, struct plan_range part,
                                     struct checkpoint_file *f) MUST_CHECK;

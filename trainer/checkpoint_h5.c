@@ -24,7 +24,8 @@ void checkpoint_h5_hash(const void *p, int64_t bytes, char hash[CHECKPOINT_HASH]
     hash_text(XXH3_128bits(p, (size_t)bytes), hash);
 }
 
-/* ---- writing plain ---------------------------------------------------------------------------- */
+/* ---- writing plain ----------------------------------------------------------------------------
+ */
 
 static enum status write_at(int fd, const char *path, int64_t offset, const void *p, int64_t bytes)
 {
@@ -59,7 +60,8 @@ static enum status write_file(int fd, const char *path, const struct checkpoint_
     return OK;
 }
 
-/* ---- reading plain ---------------------------------------------------------------------------- */
+/* ---- reading plain ----------------------------------------------------------------------------
+ */
 
 static enum status read_at(int fd, const char *path, int64_t offset, void *p, int64_t bytes)
 {

@@ -1,13 +1,14 @@
-/* A rank's file of a checkpoint: written once through HDF5, one contiguous dataset an array, so that any tool reads it; read back
- * with pread at the offsets its manifest names, after its hash was checked, so that no parser ever sees damaged bytes. */
+/* A rank's file of a checkpoint: written once through HDF5, one contiguous dataset an array, so
+ * that any tool reads it; read back with pread at the offsets its manifest names, after its hash
+ * was checked, so that no parser ever sees damaged bytes. */
 #ifndef TRAINER_CHECKPOINT_H5_H
 #define TRAINER_CHECKPOINT_H5_H
 
 #include "cluster/plan.h"
 #include "trainer/checkpoint_manifest.h"
 
-/* Local. Writes elements `part` of every array of s to path, makes them durable, reads all of it back and compares with hashes taken
- * from memory before the first byte was written. Fills *f. */
+/* Local. Writes elements `part` of every array of s to path, makes them durable, reads all of it
+ * back and compares with hashes taken from memory before the first byte was written. Fills *f. */
 enum status checkpoint_h5_write(const char *path, const struct checkpoint_state *s,
                                 struct plan_range part, struct checkpoint_file *f) MUST_CHECK;
 

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- does it belong here? --------------------------------------------------------------------- */
+/* ---- does it belong here? ---------------------------------------------------------------------
+ */
 
 /* Names the fields that differ, for people; silent when a text does not parse. */
 static void tell_difference(const struct checkpoint_state *s, const struct checkpoint_manifest *m)
@@ -78,7 +79,8 @@ static enum status check_origin(const struct checkpoint_state *s,
     return OK;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------
+ */
 
 /* Files are dealt round: rank r reads r, r + n_ranks, … and gives them to all. */
 static enum status verify_mine(const struct comm *c, const struct checkpoint_manifest *m,
@@ -180,7 +182,8 @@ static enum status try_one(struct checkpoint_state *s, struct comm *c,
     return status;
 }
 
-/* Newest first until one loads. Only damage leads on to an older one; another configuration must be the user's decision. */
+/* Newest first until one loads. Only damage leads on to an older one; another configuration must be
+ * the user's decision. */
 static enum status try_all(struct checkpoint_state *s, struct comm *c,
                            const struct checkpoint_folders *l, int n,
                            struct checkpoint_accept accept, bool *found)

@@ -37,7 +37,8 @@ void checkpoint_manifest_destroy(struct checkpoint_manifest *m)
     *m = (struct checkpoint_manifest){ 0 };
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------
+ */
 
 /* A reader that remembers the first thing that was wrong and reads zeros from then on. */
 struct reader {
@@ -234,7 +235,8 @@ enum status checkpoint_manifest_parse(struct checkpoint_manifest *m, const char 
     return s;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------
+ */
 
 static json_t *print_files(const struct checkpoint_manifest *m)
 {

@@ -1,5 +1,6 @@
 /* manifest.json of a checkpoint: what its files hold and their hashes, in text any tool can read.
- * Its last member is the XXH3 of all bytes before it, so a flipped bit in the manifest shows as well. */
+ * Its last member is the XXH3 of all bytes before it, so a flipped bit in the manifest shows as
+ * well. */
 #ifndef TRAINER_CHECKPOINT_MANIFEST_H
 #define TRAINER_CHECKPOINT_MANIFEST_H
 
@@ -29,7 +30,7 @@ struct checkpoint_file {
 struct checkpoint_manifest {
     char run[CHECKPOINT_RUN_ID], written[32];
     int64_t
-        sequence; /* of the run's commits, ascending: the newest is the last committed, not the greatest step */
+    int64_t sequence; /* of commits, ascending: the newest is the last one, not the greatest step */
     int64_t n; /* elements of an array */
     int n_ranks, n_arrays;
     char array_name[CHECKPOINT_ARRAYS][CHECKPOINT_NAME];

@@ -139,7 +139,8 @@ enum status checkpoint_read_weights(const struct checkpoint *k, const struct che
     return OK;
 }
 
-/* ---- for people and scripts ------------------------------------------------------------------- */
+/* ---- for people and scripts -------------------------------------------------------------------
+ */
 
 static int64_t total_bytes(const struct checkpoint_manifest *m)
 {

@@ -1,4 +1,5 @@
-/* The subcommands of samforge: one list, from which main and --help follow. Each lives in cmd_<name>.c. */
+/* The subcommands of samforge: one list, from which main and --help follow. Each lives in
+ * cmd_<name>.c. */
 #ifndef TRAINER_COMMAND_H
 #define TRAINER_COMMAND_H
 

@@ -68,7 +68,8 @@ static enum status unknown_key(const char *where, const char *section, const cha
     FAIL(E_CONFIG, "%s: no key %s.%s%s", where, section, key, nearest_text(&near, prefix, hint));
 }
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------
+ */
 
 /* What one text has said so far. */
 struct text_state {
@@ -252,7 +253,8 @@ static enum status load_file(struct config *c, const char *path, const struct li
     return s;
 }
 
-/* ---- command line ----------------------------------------------------------------------------- */
+/* ---- command line -----------------------------------------------------------------------------
+ */
 
 static enum status unknown_name(const char *name)
 {
@@ -326,7 +328,8 @@ enum status config_load(struct config *c, const char *path, char *const *overrid
     return OK;
 }
 
-/* ---- output ----------------------------------------------------------------------------------- */
+/* ---- output -----------------------------------------------------------------------------------
+ */
 
 /* A file name as it may stand in a comment. */
 static void print_plain(FILE *f, const char *s)

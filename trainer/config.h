@@ -1,7 +1,8 @@
-/* A run's configuration: one table of fields, from which come the struct, YAML parsing, section.key=value overrides, range
- * checks, --help and the dump stored with every run.
+/* A run's configuration: one table of fields, from which come the struct, YAML parsing,
+ * section.key=value overrides, range checks, --help and the dump stored with every run.
  *
- * Precedence: defaults < the file's parent (`extends:`) < the file < the command line. Every field knows where it came from. */
+ * Precedence: defaults < the file's parent (`extends:`) < the file < the command line. Every field
+ * knows where it came from. */
 #ifndef TRAINER_CONFIG_H
 #define TRAINER_CONFIG_H
 
@@ -142,13 +143,14 @@ struct config {
 /* All defaults. */
 void config_defaults(struct config *c);
 
-/* Defaults, then path (after its `extends:` parent, whose path is relative to the file), then overrides "section.key=value"; ends with
- * config_check. Any wrong key, type or range: E_CONFIG naming file, line and the nearest valid name. Sets *c only on success. */
+/* Defaults, then path (after its `extends:` parent, whose path is relative to the file), then
+ * overrides "section.key=value"; ends with config_check. Any wrong key, type or range: E_CONFIG
+ * naming file, line and the nearest valid name. Sets *c only on success. */
 enum status config_load(struct config *c, const char *path, char *const *overrides,
                         int n_overrides) MUST_CHECK;
 
-/* Applies YAML text to *c, without `extends:` and without config_check: what config_dump wrote, as a checkpoint holds it. name stands
- * for the file in messages. Changes *c only on success. */
+/* Applies YAML text to *c, without `extends:` and without config_check: what config_dump wrote, as
+ * a checkpoint holds it. name stands for the file in messages. Changes *c only on success. */
 enum status config_parse(struct config *c, const char *text, int64_t n,
                          const char *name) MUST_CHECK;
 
@@ -157,14 +159,16 @@ enum status config_override(struct config *c, const char *assignment) MUST_CHECK
 /* Checks between fields: heads divide widths, window and blocks fit … */
 enum status config_check(const struct config *c) MUST_CHECK;
 
-/* The whole configuration as YAML that config_parse reads back to the same values, each with its origin in a comment. */
+/* The whole configuration as YAML that config_parse reads back to the same values, each with its
+ * origin in a comment. */
 enum status config_dump(const struct config *c, FILE *f) MUST_CHECK;
 
-/* A hash over all fields that change the result of some step; names, folders, threads, budget, retention and the number of steps
- * do not, and the data has a hash of its own. */
+/* A hash over all fields that change the result of some step; names, folders, threads, budget,
+ * retention and the number of steps do not, and the data has a hash of its own. */
 uint64_t config_hash(const struct config *c);
 
-/* The fields that change results and differ, as "train.batch 8 → 16, …", cut to fit; returns buf. */
+/* The fields that change results and differ, as "train.batch 8 → 16, …", cut to fit; returns buf.
+ */
 const char *config_difference(const struct config *a, const struct config *b,
                               char buf[CONFIG_TEXT]);
 

@@ -37,7 +37,8 @@ static void *place(struct config *c, const struct config_field *f)
     return (char *)c + f->offset;
 }
 
-/* ---- values from text ------------------------------------------------------------------------- */
+/* ---- values from text -------------------------------------------------------------------------
+ */
 
 /* A number in plain decimal, with or without point and exponent: no hex, no suffix, no nan. */
 static bool parse_number(const char *text, double *x)
@@ -268,7 +269,8 @@ void config_field_default(struct config *c, int i)
     }
 }
 
-/* ---- values to text --------------------------------------------------------------------------- */
+/* ---- values to text ---------------------------------------------------------------------------
+ */
 
 /* The shortest decimal that reads back as the same double. */
 static void print_number(double x, char *buf, size_t n)

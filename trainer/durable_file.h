@@ -1,5 +1,5 @@
-/* A file that appears under its name whole and on disk, or not at all: temporary name in the same folder, every return code
- * checked, fsync, rename, fsync of the folder. Local. */
+/* A file that appears under its name whole and on disk, or not at all: temporary name in the same
+ * folder, every return code checked, fsync, rename, fsync of the folder. Local. */
 #ifndef TRAINER_DURABLE_FILE_H
 #define TRAINER_DURABLE_FILE_H
 

@@ -85,7 +85,8 @@ int main(int argc, char **argv)
     enum status s;
 
     topology_environment(argv);
-    /* past a limit on file size a write fails and says so, like on a full disk; the default is sudden death */
+    /* past a limit on file size a write fails and says so, like on a full disk; the default is
+     * sudden death */
     signal(SIGXFSZ, SIG_IGN);
     s = dispatch(argc, argv);
 

@@ -76,7 +76,8 @@ static enum status put(struct metrics *m, struct line *l)
     return OK;
 }
 
-/* ---- resuming --------------------------------------------------------------------------------- */
+/* ---- resuming ---------------------------------------------------------------------------------
+ */
 
 /* The step of a line that begins {"step":N, or −1. */
 static int64_t step_of(const char *line)
@@ -158,7 +159,8 @@ void metrics_close(struct metrics *m)
     free(m);
 }
 
-/* ---- steps ------------------------------------------------------------------------------------ */
+/* ---- steps ------------------------------------------------------------------------------------
+ */
 
 const char *metrics_text(const struct metrics_row *row, char line[METRICS_LINE])
 {

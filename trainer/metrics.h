@@ -1,8 +1,9 @@
-/* What a step was like, in numbers: one JSON object a step in RUN/metrics.jsonl, and a line for people. Rank 0.
+/* What a step was like, in numbers: one JSON object a step in RUN/metrics.jsonl, and a line for
+ * people. Rank 0.
  *
- * Keys under time/ and perf/ measure time; all others are the same on every run of the same configuration, on any number
- * of ranks and restarts: a resumed run cuts the file back to the step it restored. NaN and infinities are null, and named
- * under "nonfinite". */
+ * Keys under time/ and perf/ measure time; all others are the same on every run of the same
+ * configuration, on any number of ranks and restarts: a resumed run cuts the file back to the step
+ * it restored. NaN and infinities are null, and named under "nonfinite". */
 #ifndef TRAINER_METRICS_H
 #define TRAINER_METRICS_H
 
@@ -43,12 +44,14 @@ struct metrics_row {
 struct metrics;
 struct eval_scores;
 
-/* Opens RUN/metrics.jsonl and drops what lies behind step `restored` (0: all). `steps`: of the whole run. */
+/* Opens RUN/metrics.jsonl and drops what lies behind step `restored` (0: all). `steps`: of the
+ * whole run. */
 enum status metrics_open(struct metrics **m, const char *run_folder, int64_t restored,
                          int64_t steps) MUST_CHECK;
 void metrics_close(struct metrics *m); /* accepts NULL */
 
-/* One line in the file; for people a progress line on a terminal, a log line every tenth step elsewhere. */
+/* One line in the file; for people a progress line on a terminal, a log line every tenth step
+ * elsewhere. */
 enum status metrics_step(struct metrics *m, const struct metrics_row *row) MUST_CHECK;
 
 /* The scores after `step` steps, keys under eval/. */

@@ -11,7 +11,8 @@ struct nearest {
 /* Starts a search for typed; then offer every valid name. */
 struct nearest nearest_start(const char *typed);
 
-/* Keeps name when it is nearer than what came before: edits, letters swapped with their neighbour counting as one. */
+/* Keeps name when it is nearer than what came before: edits, letters swapped with their neighbour
+ * counting as one. */
 void nearest_offer(struct nearest *n, const char *name);
 
 /* "; did you mean NAME?" or "" into buf; returns buf. */

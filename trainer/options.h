@@ -1,4 +1,5 @@
-/* Command lines of the subcommands: one table each, from which come parsing, range checks and --help. */
+/* Command lines of the subcommands: one table each, from which come parsing, range checks and
+ * --help. */
 #ifndef TRAINER_OPTIONS_H
 #define TRAINER_OPTIONS_H
 
@@ -35,9 +36,9 @@ struct option_spec {
     int min_arguments, max_arguments; /* positional; max −1: any number */
 };
 
-/* Parses argv[1…]; options and arguments in any order, "--" ends options. *arguments points at argv's reordered tail with
- * *n_arguments entries. --help prints to stdout and sets *done: the caller returns OK at once. Anything wrong is E_USAGE with
- * the nearest valid name. */
+/* Parses argv[1…]; options and arguments in any order, "--" ends options. *arguments points at
+ * argv's reordered tail with *n_arguments entries. --help prints to stdout and sets *done: the
+ * caller returns OK at once. Anything wrong is E_USAGE with the nearest valid name. */
 enum status options_parse(const struct option_spec *spec, int argc, char **argv, char ***arguments,
                           int *n_arguments, bool *done) MUST_CHECK;
 

@@ -42,7 +42,8 @@ const char *run_folder_id(const struct run_folder *f)
     return f->id;
 }
 
-/* ---- rank 0 enters ---------------------------------------------------------------------------- */
+/* ---- rank 0 enters ----------------------------------------------------------------------------
+ */
 
 static enum status make_folders(const char *path)
 {
@@ -154,7 +155,8 @@ static enum status enter(struct run_folder *f, const struct run_folder_options *
     return run_record_write(f->path, f->id, o, n_ranks);
 }
 
-/* ---- all ranks -------------------------------------------------------------------------------- */
+/* ---- all ranks --------------------------------------------------------------------------------
+ */
 
 static enum status open_log(struct run_folder *f, int rank)
 {
@@ -217,7 +219,8 @@ void run_folder_destroy(struct run_folder *f)
     free(f);
 }
 
-/* ---- status ----------------------------------------------------------------------------------- */
+/* ---- status -----------------------------------------------------------------------------------
+ */
 
 static json_t *number(double x)
 {
@@ -247,7 +250,8 @@ static json_t *status_object(const struct run_folder *f, enum run_state state, i
                      "pid", (int)getpid(), "host", host, "time", clock_text(clock_wall_ns(), time));
 }
 
-/* By rename, so that a reader sees the old or the new one; not by fsync: it is rewritten every second. */
+/* By rename, so that a reader sees the old or the new one; not by fsync: it is rewritten every
+ * second. */
 static enum status replace(const struct run_folder *f, const char *text)
 {
     char path[DURABLE_PATH], temporary[DURABLE_PATH];

@@ -31,8 +31,9 @@ struct run_folder_options {
     bool fresh; /* what is there moves to old-ID/ inside the folder, and a new run begins */
 };
 
-/* Collective. Makes or enters run.folder (runs/NAME when empty) and sends every rank's log to its file too. E_USAGE when another job
- * holds it; E_CONFIG when it has checkpoints of another configuration and fresh is not set. */
+/* Collective. Makes or enters run.folder (runs/NAME when empty) and sends every rank's log to its
+ * file too. E_USAGE when another job holds it; E_CONFIG when it has checkpoints of another
+ * configuration and fresh is not set. */
 enum status run_folder_create(struct run_folder **f, struct comm *c,
                               const struct run_folder_options *o) MUST_CHECK;
 void run_folder_destroy(struct run_folder *f); /* accepts NULL; ends the lease */
@@ -40,8 +41,8 @@ void run_folder_destroy(struct run_folder *f); /* accepts NULL; ends the lease *
 const char *run_folder_path(const struct run_folder *f);
 const char *run_folder_id(const struct run_folder *f); /* of this run, over all its restarts */
 
-/* Local, rank 0. Rewrites status.json, at once when the state is a new one, else once a second at most. row NULL: as before.
- * saved_step: of the last checkpoint, −1: none. */
+/* Local, rank 0. Rewrites status.json, at once when the state is a new one, else once a second at
+ * most. row NULL: as before. saved_step: of the last checkpoint, −1: none. */
 enum status run_folder_status(struct run_folder *f, enum run_state state,
                               const struct metrics_row *row, int64_t saved_step) MUST_CHECK;
 

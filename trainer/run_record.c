@@ -197,7 +197,8 @@ static enum status write_environment(const char *folder)
     return write_json(folder, "env.json", j);
 }
 
-/* The commit this was started in, when there is a git and a repository. Five seconds at most: work trees can be large and far away. */
+/* The commit this was started in, when there is a git and a repository. Five seconds at most: work
+ * trees can be large and far away. */
 static enum status write_git(const char *folder)
 {
     static const char command[] = "timeout 5 git rev-parse HEAD 2>/dev/null && "

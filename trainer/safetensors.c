@@ -40,7 +40,8 @@ int64_t safetensors_dtype_bytes(enum safetensors_dtype t)
     return t < SAFETENSORS_N_DTYPES ? dtype_sizes[t] : 0;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------
+ */
 
 static enum status read_dtype(const struct safetensors *st, const char *name, const json_t *j,
                               enum safetensors_dtype *dtype)
@@ -261,7 +262,8 @@ void safetensors_close(struct safetensors *st)
     free(st);
 }
 
-/* ---- looking up ------------------------------------------------------------------------------- */
+/* ---- looking up -------------------------------------------------------------------------------
+ */
 
 int64_t safetensors_count(const struct safetensors *st)
 {
@@ -355,7 +357,8 @@ enum status safetensors_to_f32(const struct safetensors_entry *e, float *out)
          safetensors_dtype_name(e->dtype));
 }
 
-/* ---- writing ---------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------
+ */
 
 /* The n entries by falling element size, then as given. */
 static enum status order_entries(const struct safetensors_entry *e, int64_t n,

@@ -1,7 +1,9 @@
-/* Files of named tensors in the safetensors form: u64 header length, JSON header, raw little-endian data.
+/* Files of named tensors in the safetensors form: u64 header length, JSON header, raw little-endian
+ * data.
  *
- * The reader believes nothing: header at most 100 MB, no name twice, every product checked, data contiguous from the first byte to
- * the file's end without holes or overlaps. Values and their authenticity are not checked: the form has no checksum. */
+ * The reader believes nothing: header at most 100 MB, no name twice, every product checked, data
+ * contiguous from the first byte to the file's end without holes or overlaps. Values and their
+ * authenticity are not checked: the form has no checksum. */
 #ifndef TRAINER_SAFETENSORS_H
 #define TRAINER_SAFETENSORS_H
 
@@ -53,14 +55,16 @@ enum status safetensors_find(const struct safetensors *st, const char *name,
 /* A text of __metadata__, or NULL. */
 const char *safetensors_meta(const struct safetensors *st, const char *key);
 
-/* e's elements as f32, from any float type (f64 rounds) into out[e->count]; E_CORRUPT for integers. */
+/* e's elements as f32, from any float type (f64 rounds) into out[e->count]; E_CORRUPT for integers.
+ */
 enum status safetensors_to_f32(const struct safetensors_entry *e, float *out) MUST_CHECK;
 
 const char *safetensors_dtype_name(enum safetensors_dtype t);
 int64_t safetensors_dtype_bytes(enum safetensors_dtype t);
 
-/* Writes a file of n tensors (name, dtype, dims, data; count and bytes are worked out) that appears whole or not at all. Data is
- * ordered by falling element size, then as given, so that all of it is aligned. */
+/* Writes a file of n tensors (name, dtype, dims, data; count and bytes are worked out) that appears
+ * whole or not at all. Data is ordered by falling element size, then as given, so that all of it is
+ * aligned. */
 enum status safetensors_write(const char *path, const struct safetensors_entry *e, int64_t n,
                               const struct safetensors_text *meta, int n_meta) MUST_CHECK;
 

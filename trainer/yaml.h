@@ -1,7 +1,9 @@
-/* The part of YAML that configuration files use, as a stream of entries: sections of keys, keys of scalars or flat lists.
+/* The part of YAML that configuration files use, as a stream of entries: sections of keys, keys of
+ * scalars or flat lists.
  *
- * One document of at most 1 MiB, three levels deep. Anchors, aliases, tags, directives and further documents are refused:
- * a file must say what it looks like it says. Whether names and values mean anything is the caller's business. */
+ * One document of at most 1 MiB, three levels deep. Anchors, aliases, tags, directives and further
+ * documents are refused: a file must say what it looks like it says. Whether names and values mean
+ * anything is the caller's business. */
 #ifndef TRAINER_YAML_H
 #define TRAINER_YAML_H
 

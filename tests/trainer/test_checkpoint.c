@@ -1,4 +1,5 @@
-/* Checkpoints on 1 to 4 ranks (threads, over a comm of this file), damaged in every way a folder can be. */
+/* Checkpoints on 1 to 4 ranks (threads, over a comm of this file), damaged in every way a folder
+ * can be. */
 #include "trainer/checkpoint.h"
 
 #include "kernels/base/log.h"
@@ -26,7 +27,8 @@
 
 enum { N = 1003, ARRAYS = 3, RANKS_MAX = 4, PATH = 512 };
 
-/* ---- ranks as threads ------------------------------------------------------------------------- */
+/* ---- ranks as threads -------------------------------------------------------------------------
+ */
 
 struct hall {
     pthread_barrier_t barrier;
@@ -80,7 +82,8 @@ static const struct comm_ops ops = { .name = "threads",
                                      .all_gather = all_gather,
                                      .all_reduce_max = all_reduce_max };
 
-/* ---- a state ---------------------------------------------------------------------------------- */
+/* ---- a state ----------------------------------------------------------------------------------
+ */
 
 static const struct checkpoint_tensor tensors[] = {
     { .name = "a.weight", .n_dims = 2, .dim = { 10, 50 }, .offset = 0 },
@@ -194,7 +197,8 @@ static void expect_step(int64_t step, int n_ranks)
     }
 }
 
-/* ---- folders ---------------------------------------------------------------------------------- */
+/* ---- folders ----------------------------------------------------------------------------------
+ */
 
 static char scratch[] = "/tmp/samforge-checkpoint-XXXXXX";
 static char run[PATH];
@@ -250,7 +254,8 @@ static void flip(const char *path, off_t at, int bit)
     close(fd);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------ */
+/* ---- tests ------------------------------------------------------------------------------------
+ */
 
 static void any_number_of_ranks_reads_any(void **state)
 {

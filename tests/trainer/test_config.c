@@ -56,7 +56,8 @@ static char *dump(const struct config *c)
     return text;
 }
 
-/* ---- values ----------------------------------------------------------------------------------- */
+/* ---- values -----------------------------------------------------------------------------------
+ */
 
 static void values_of_every_kind(void **state)
 {
@@ -181,7 +182,8 @@ static void large_and_deep_texts(void **state)
     free(text);
 }
 
-/* ---- command line ----------------------------------------------------------------------------- */
+/* ---- command line -----------------------------------------------------------------------------
+ */
 
 static void overrides(void **state)
 {
@@ -209,7 +211,8 @@ static void overrides(void **state)
     assert_int_equal(c.train_batch, 16);
 }
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------
+ */
 
 static void parents_come_first(void **state)
 {
@@ -263,7 +266,8 @@ static void families_that_cannot_be(void **state)
     assert_int_equal(config_load(&c, "/dev/zero", NULL, 0), E_CONFIG);
 }
 
-/* ---- all fields ------------------------------------------------------------------------------- */
+/* ---- all fields -------------------------------------------------------------------------------
+ */
 
 /* A value for each field that is not its default, and what a dump makes of it. */
 static void dump_reads_back_exactly(void **state)
@@ -350,7 +354,8 @@ static void between_fields(void **state)
     }
 }
 
-/* ---- what ships ------------------------------------------------------------------------------- */
+/* ---- what ships -------------------------------------------------------------------------------
+ */
 
 static void shipped(struct config *c, const char *name)
 {

@@ -19,7 +19,8 @@ static char scratch[] = "/tmp/samforge-run-XXXXXX";
 static struct config config;
 static struct comm comm;
 
-/* ---- one rank --------------------------------------------------------------------------------- */
+/* ---- one rank ---------------------------------------------------------------------------------
+ */
 
 static enum status broadcast(struct comm *c, void *p, int64_t bytes, int root)
 {
@@ -77,7 +78,8 @@ static int begin(void **state)
     return 0;
 }
 
-/* ---- tests ------------------------------------------------------------------------------------ */
+/* ---- tests ------------------------------------------------------------------------------------
+ */
 
 static void what_a_run_was_started_with(void **state)
 {

@@ -32,7 +32,8 @@ static void learning_rate(void)
     CHECK(fabs(schedule_lr(&c, 0) - 2e-6) <= 1e-18); /* never below a thousandth */
 }
 
-/* SAM_SPEC C.5 #13: ViT-H patch embedding 0.8^33 = 6.3e-4, its last block 0.8; ViT-B 0.6^13 = 1.3e-3. */
+/* SAM_SPEC C.5 #13: ViT-H patch embedding 0.8^33 = 6.3e-4, its last block 0.8; ViT-B 0.6^13 =
+ * 1.3e-3. */
 static void layers(void)
 {
     struct config c;
