@@ -29,9 +29,8 @@ struct checkpoint_file {
 
 struct checkpoint_manifest {
     char run[CHECKPOINT_RUN_ID], written[32];
-    int64_t
     int64_t sequence; /* of commits, ascending: the newest is the last one, not the greatest step */
-    int64_t n; /* elements of an array */
+    int64_t n;        /* elements of an array */
     int n_ranks, n_arrays;
     char array_name[CHECKPOINT_ARRAYS][CHECKPOINT_NAME];
     uint64_t config_hash, data_hash;
