@@ -219,6 +219,19 @@ static void set_default(char *names, size_t room, const char *name, const char *
     if (setenv(name, value, 1) == 0) snprintf(names + used, room - used, " %s", name);
 }
 
+/* Whether somebody else uses the CPUs: in the last ten seconds, for a tenth of the time or more, something that could run waited
+ * for one. Spinning threads then take the CPU from the very thread they wait for: ten times slower was seen. */
+static bool cpus_are_contended(void)
+{
+    FILE *f = fopen("/proc/pressure/cpu", "re");
+    double share = 0;
+
+    if (!f) return false;
+    if (fscanf(f, "some avg10=%lf", &share) != 1) share = 0;
+    fclose(f);
+    return share >= 10;
+}
+
 static void start_again(char **argv)
 {
     char self[PATH_ROOM];
@@ -240,6 +253,7 @@ void topology_environment(char **argv)
     char names[256], number[16];
     char *rest;
     int threads;
+    bool spin;
 
     if (argv[0] && argv[1] && !strcmp(argv[1], "launch")) return; /* it only waits */
     if (j.launcher) {
@@ -260,8 +274,8 @@ void topology_environment(char **argv)
     set_default(names, sizeof names, "OPENBLAS_CORETYPE", openblas_core());
     set_default(names, sizeof names, "OPENBLAS_NUM_THREADS", "1");
     set_default(names, sizeof names, "OMP_NUM_THREADS", number);
-    set_default(names, sizeof names, "OMP_WAIT_POLICY",
-                j.bound || j.n_local * threads <= topology_cpus() ? "active" : "passive");
+    spin = (j.bound || j.n_local * threads <= topology_cpus()) && !cpus_are_contended();
+    set_default(names, sizeof names, "OMP_WAIT_POLICY", spin ? "active" : "passive");
     if (strlen(names) == none) return; /* the user has set them all */
     if (setenv(guard, names, 1) == 0) start_again(argv);
 }

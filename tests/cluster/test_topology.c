@@ -151,8 +151,8 @@ static void it_starts_again_with_what_libraries_need(void **state)
 
     (void)state;
     start_self();
-    snprintf(expected, sizeof expected, "OMP_NUM_THREADS=%d;OMP_WAIT_POLICY=active;",
-             topology_cpus());
+    /* active, or passive where others use the CPUs */
+    snprintf(expected, sizeof expected, "OMP_NUM_THREADS=%d;OMP_WAIT_POLICY=", topology_cpus());
     assert_non_null(strstr(seen, expected));
     assert_non_null(strstr(seen, "OPENBLAS_NUM_THREADS=1;SAMFORGE_ENVIRONMENT="));
     /* in the same process */
