@@ -56,7 +56,7 @@ static enum status refuse_at(char why[JSON_WHY], const char *reason, int64_t at)
     return E_CORRUPT;
 }
 
-/* ---- the scan ------------------------------------------------------------------------------------ */
+/* ---- the scan -------------------------------------------------------------------------------- */
 
 static bool take(const struct coco *c, int64_t *at, char wanted)
 {
@@ -139,7 +139,7 @@ static enum status scan(struct coco *c, char why[JSON_WHY])
     return OK;
 }
 
-/* ---- which annotation belongs to which image ----------------------------------------------------- */
+/* ---- which annotation belongs to which image ------------------------------------------------- */
 
 static enum status parse_piece(const struct coco *c, const struct piece *p, json_t **o,
                                char why[JSON_WHY])
@@ -223,7 +223,7 @@ static enum status index_annotations(struct coco *c)
     return OK;
 }
 
-/* ---- one image ----------------------------------------------------------------------------------- */
+/* ---- one image ------------------------------------------------------------------------------- */
 
 static bool name_is_safe(const char *name, int64_t n)
 {
@@ -397,7 +397,7 @@ int64_t coco_stray(const struct coco *c, int64_t k, const char **why)
     return s->index;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static enum status open_text(struct coco **c, struct coco *fresh, char why[JSON_WHY])
 {

@@ -32,8 +32,8 @@ struct folder_file {
 };
 void folder_file_destroy(struct folder_file *f);
 
-/* E_CORRUPT with the reason in *why (static, nothing logged) when there is no such regular file or it
- * is larger than max; E_IO (logged) when it is there and cannot be read. */
+/* E_CORRUPT with the reason in *why (static, nothing logged) when there is no such regular file
+ * or it is larger than max; E_IO (logged) when it is there and cannot be read. */
 enum status folder_read(struct folder_file *f, const char *path, int64_t max,
                         const char **why) MUST_CHECK;
 

@@ -35,7 +35,7 @@ struct pack_options pack_options_default(void)
                                                               : (int)n_cores };
 }
 
-/* ---- what an earlier run has done --------------------------------------------------------------- */
+/* ---- what an earlier run has done ------------------------------------------------------------ */
 
 /* The last name in a path, shortened as pack_part does; for comparing. */
 static bool same_source(const struct pack_done *d, const struct pack_part *part)
@@ -97,7 +97,7 @@ static void add_done(struct pack *p, int64_t i, bool kept)
     pack_tally_add(&g->tally, &p->done[i].tally, 1);
 }
 
-/* ---- the threads -------------------------------------------------------------------------------- */
+/* ---- the threads ----------------------------------------------------------------------------- */
 
 /* Takes away what is there of part i and does it. */
 static enum status redo(struct pack *p, struct pack_worker *w, int64_t i,
@@ -160,7 +160,7 @@ static enum status run_threads(struct pack *p)
     return OK;
 }
 
-/* ---- image ids across parts --------------------------------------------------------------------- */
+/* ---- image ids across parts ------------------------------------------------------------------ */
 
 /* True when part i must be done again: it has an id that an earlier part has, or left one out that
  * no earlier part has any more. */
@@ -215,7 +215,7 @@ static enum status settle(struct pack *p)
     return s;
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static enum status write_manifest(struct pack *p)
 {

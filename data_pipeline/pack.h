@@ -1,10 +1,12 @@
-/* Outside bytes into shards: SA-1B tars, folders of loose SA-1B files, COCO JSON, images with a PNG an
- * object → a folder of shards, manifest.json, and quarantine.jsonl with one line for every thing that
- * was refused. Nothing is skipped silently: each image and mask is stored, counted or quarantined.
+/* Outside bytes into shards: SA-1B tars, folders of loose SA-1B files, COCO JSON, images with a
+ * PNG an object → a folder of shards, manifest.json, and quarantine.jsonl with one line for
+ * every thing that was refused. Nothing is skipped silently: each image and mask is stored,
+ * counted or quarantined.
  *
- * A source is packed by one thread into shards of its own; folders and COCO files are cut into parts
- * of a fixed number of images first. So the result is the same for any number of threads. A part
- * whose shards are committed is not done again, unless its source, or an option, has changed. */
+ * A source is packed by one thread into shards of its own; folders and COCO files are cut into
+ * parts of a fixed number of images first. So the result is the same for any number of threads.
+ * A part whose shards are committed is not done again, unless its source, or an option, has
+ * changed. */
 #ifndef DATA_PIPELINE_PACK_H
 #define DATA_PIPELINE_PACK_H
 
@@ -46,8 +48,8 @@ struct pack_options {
     int64_t pending_bytes; /* a thread holds this much of pairs whose other half has not come yet */
     int n_threads;
 
-    /* Called after every image, by one thread at a time; may be NULL. Returning false stops: what is
-     * committed stays, the call returns E_STOPPED, and the next one goes on. */
+    /* Called after every image, by one thread at a time; may be NULL. Returning false stops:
+     * what is committed stays, the call returns E_STOPPED, and the next one goes on. */
     bool (*progress)(void *user, const struct pack_progress *p);
     void *user;
 };

@@ -22,7 +22,7 @@ void pack_worker_destroy(struct pack_worker *w)
     folder_file_destroy(&w->json);
 }
 
-/* ---- quarantine --------------------------------------------------------------------------------- */
+/* ---- quarantine ------------------------------------------------------------------------------ */
 
 /* Names and reasons may hold any bytes: what is not UTF-8 becomes '?'. */
 static json_t *text_value(const char *text)
@@ -70,7 +70,7 @@ enum status pack_reject(struct pack_worker *w, const char *member, int64_t mask,
     return OK;
 }
 
-/* ---- progress ----------------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
 void pack_tally_add(struct pack_tally *to, const struct pack_tally *t, int64_t sign)
 {
@@ -104,7 +104,7 @@ enum status pack_step(struct pack_worker *w, int64_t bytes_in)
     return atomic_load(&s->stop) ? E_STOPPED : OK;
 }
 
-/* ---- one image ---------------------------------------------------------------------------------- */
+/* ---- one image ------------------------------------------------------------------------------- */
 
 static enum status commit_shard(struct pack_worker *w)
 {
@@ -143,8 +143,8 @@ static enum status store(struct pack_worker *w, const struct shard_record *r)
     return OK;
 }
 
-/* Looks at the bytes: OK when they are the picture the annotation speaks of, E_CORRUPT with a reason
- * when not. With --resize or --verify-pixels w->picture holds the pixels afterwards. */
+/* Looks at the bytes: OK when they are the picture the annotation speaks of, E_CORRUPT with a
+ * reason when not. With --resize or --verify-pixels w->picture holds the pixels afterwards. */
 static enum status check_picture(struct pack_worker *w, const uint8_t *bytes, int64_t n,
                                  char why[REASON])
 {
@@ -250,7 +250,7 @@ enum status pack_pair(struct pack_worker *w, int64_t image_id, const char *membe
     return pack_image(w, image_id, member, image, n_image);
 }
 
-/* ---- folders and COCO --------------------------------------------------------------------------- */
+/* ---- folders and COCO ------------------------------------------------------------------------ */
 
 /* The file's bytes, or a line of quarantine; *got says which. */
 static enum status read_or_reject(struct pack_worker *w, const char *folder, const char *name,
@@ -348,7 +348,7 @@ static enum status pack_items(struct pack_worker *w)
     return OK;
 }
 
-/* ---- the part ----------------------------------------------------------------------------------- */
+/* ---- the part -------------------------------------------------------------------------------- */
 
 static enum status pack_whole(struct pack_worker *w)
 {

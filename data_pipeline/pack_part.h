@@ -1,5 +1,6 @@
-/* Packs one part: reads its images and annotations, checks them, writes its shards and its quarantine.
- * One worker a thread; a worker packs parts one after the other and keeps its memory. */
+/* Packs one part: reads its images and annotations, checks them, writes its shards and its
+ * quarantine. One worker a thread; a worker packs parts one after the other and keeps its
+ * memory. */
 #ifndef DATA_PIPELINE_PACK_PART_H
 #define DATA_PIPELINE_PACK_PART_H
 
@@ -48,7 +49,8 @@ struct pack_worker {
 };
 void pack_worker_destroy(struct pack_worker *w);
 
-/* Packs part `index` and saves its state; *done receives what was saved. E_STOPPED when stop was set. */
+/* Packs part `index` and saves its state; *done receives what was saved. E_STOPPED when stop was
+ * set. */
 enum status pack_part_run(struct pack_worker *w, const struct pack_part *part, int64_t index,
                           const struct id_map *earlier, struct pack_done *done) MUST_CHECK;
 

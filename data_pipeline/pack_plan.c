@@ -14,7 +14,7 @@
 
 enum { KEY_VERSION = 1 }; /* raise it when the same sources would give other shards */
 
-/* ---- keys --------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 struct file_stamp {
     int64_t bytes, seconds, nanoseconds;
@@ -79,7 +79,7 @@ static uint64_t item_key(uint64_t key, const struct pack_part *part, int64_t i)
     return key;
 }
 
-/* ---- parts -------------------------------------------------------------------------------------- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 /* Cuts n images of s into parts; a broken or empty source is one part, which says so. */
 static enum status add_parts(struct pack_plan *p, enum pack_form form, const struct pack_source *s,
@@ -145,7 +145,7 @@ static enum status add_coco(struct pack_plan *p, const char *path, const struct 
     return add_parts(p, PACK_COCO, s, s->coco ? coco_images(s->coco) : 0, info, key);
 }
 
-/* ---- folders ------------------------------------------------------------------------------------ */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 static bool is_tar_name(const char *name)
 {

@@ -1,4 +1,5 @@
-/* What is to be packed: the sources given on the command line, as a list of parts in a fixed order. */
+/* What is to be packed: the sources given on the command line, as a list of parts in a fixed
+ * order. */
 #ifndef DATA_PIPELINE_PACK_PLAN_H
 #define DATA_PIPELINE_PACK_PLAN_H
 

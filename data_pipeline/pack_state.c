@@ -75,7 +75,7 @@ static enum status remove_file(const char *path)
     return OK;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static enum status make_folders(const char *path)
 {
@@ -139,7 +139,7 @@ void pack_state_close(struct pack_state *s)
     s->lock = -1;
 }
 
-/* ---- parts -------------------------------------------------------------------------------------- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 static bool take(const struct folder_file *f, int64_t *at, void *p, int64_t n)
 {

@@ -1,7 +1,7 @@
-/* What a pack has done, part by part, in OUT/.pack: one file a part, which appears whole when its
- * shards are committed. It is how a pack that was killed goes on, and where the final quarantine.jsonl
- * and manifest.json come from. The files are for the same build of the program: one that does not
- * fit is as good as none, and its part is done again. */
+/* What a pack has done, part by part, in OUT/.pack: one file a part, which appears whole when
+ * its shards are committed. It is how a pack that was killed goes on, and where the final
+ * quarantine.jsonl and manifest.json come from. The files are for the same build of the program:
+ * one that does not fit is as good as none, and its part is done again. */
 #ifndef DATA_PIPELINE_PACK_STATE_H
 #define DATA_PIPELINE_PACK_STATE_H
 

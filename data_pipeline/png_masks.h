@@ -1,5 +1,5 @@
-/* Images with one PNG an object: FOLDER/ID/image.png and FOLDER/ID/masks/NAME.png, the form of BBBC038.
- * A mask is where its PNG is not black; masks are taken in the order of their names. */
+/* Images with one PNG an object: FOLDER/ID/image.png and FOLDER/ID/masks/NAME.png, the form of
+ * BBBC038. A mask is where its PNG is not black; masks are taken in the order of their names. */
 #ifndef DATA_PIPELINE_PNG_MASKS_H
 #define DATA_PIPELINE_PNG_MASKS_H
 
@@ -26,8 +26,8 @@ struct png_masks_scratch {
 };
 void png_masks_scratch_destroy(struct png_masks_scratch *s);
 
-/* folder/name: the PNG of the image into image, its masks into m (started here). E_CORRUPT: the image
- * cannot be used, why says why, nothing is logged. */
+/* folder/name: the PNG of the image into image, its masks into m (started here). E_CORRUPT: the
+ * image cannot be used, why says why, nothing is logged. */
 enum status png_masks_read(const char *folder, const char *name, double max_area,
                            struct folder_file *image, struct masks *m,
                            struct png_masks_scratch *scratch, char why[JSON_WHY]) MUST_CHECK;

@@ -11,10 +11,10 @@
 
 #include "kernels/base/status.h"
 
-#define POLYGON_CROSSINGS ((int64_t)1 << 22) /* of outlines with column centres, an object */
+#define POLYGON_CROSSINGS ((int64_t)1 << 20) /* of outlines with column centres, an object */
 
-/* The outlines of one object. Points behind one another, (x,y) pairs, |v| ≤ 1e9; a polygon is closed
- * by itself and may lie partly outside the image. Zero is a valid empty one. */
+/* The outlines of one object. Points behind one another, (x,y) pairs, |v| ≤ 1e9; a polygon is
+ * closed by itself and may lie partly outside the image. Zero is a valid empty one. */
 struct polygon {
     double *xy;   /* owned */
     int64_t *end; /* owned; (n) end of each polygon, in points */
@@ -27,8 +27,8 @@ struct polygon {
 };
 void polygon_destroy(struct polygon *p);
 
-/* p's polygons in an h×w image (within rle.h's caps) → p->runs[0..p->n_runs), column-major. E_SHAPE,
- * not logged, when the outlines cross more than POLYGON_CROSSINGS column centres. */
+/* p's polygons in an h×w image (within rle.h's caps) → p->runs[0..p->n_runs), column-major.
+ * E_SHAPE, not logged, when the outlines cross more than POLYGON_CROSSINGS column centres. */
 enum status polygon_to_runs(struct polygon *p, int32_t h, int32_t w) MUST_CHECK;
 
 #endif

@@ -11,7 +11,8 @@
 enum { RLE_SIDE_MAX = 32768 };          /* rows or columns */
 #define RLE_AREA_MAX ((int64_t)1 << 28) /* rows × columns */
 
-/* What a mask is, derived from its runs; x0 y0 inclusive, x1 y1 exclusive; an empty mask is all 0. */
+/* What a mask is, derived from its runs; x0 y0 inclusive, x1 y1 exclusive; an empty mask is all
+ * 0. */
 struct rle_extent {
     int64_t area;
     int32_t x0, y0, x1, y1;

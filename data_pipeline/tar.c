@@ -59,7 +59,7 @@ static enum status damage(struct tar *t, const char *fmt, ...)
     return E_CORRUPT;
 }
 
-/* ---- bytes -------------------------------------------------------------------------------------- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 static enum status pull(struct tar *t, uint8_t *bytes, int64_t n, int64_t *got)
 {
@@ -111,7 +111,7 @@ static enum status pass(struct tar *t, int64_t n)
     return OK;
 }
 
-/* ---- headers ------------------------------------------------------------------------------------ */
+/* ---- headers --------------------------------------------------------------------------------- */
 
 /* Octal digits between optional spaces, ended by NUL or space; or GNU's base 256. -1: neither. */
 static int64_t number(const uint8_t *p, int n)
@@ -255,7 +255,7 @@ static enum status read_long_name(struct tar *t, const struct header *h, struct 
     return pass(t, (BLOCK - h->size % BLOCK) % BLOCK);
 }
 
-/* ---- members ------------------------------------------------------------------------------------ */
+/* ---- members --------------------------------------------------------------------------------- */
 
 static const char *refused_type(char type)
 {
@@ -454,7 +454,7 @@ int64_t tar_bytes_in(const struct tar *t)
     return t->input.bytes_in;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* Opens path or, when that is NULL, the memory. */
 static enum status open_any(struct tar **t, const char *path, const uint8_t *bytes, int64_t n,

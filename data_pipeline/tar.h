@@ -1,7 +1,7 @@
-/* A tar, plain or gzip (its first bytes say which, not its name), read as a stream. Nothing is ever
- * extracted: regular members are handed out one after the other, everything else is passed over
- * with a reason. Header checksums are verified, sizes and counts capped, and damage is reported with
- * its byte offset after all that came before it.
+/* A tar, plain or gzip (its first bytes say which, not its name), read as a stream. Nothing is
+ * ever extracted: regular members are handed out one after the other, everything else is passed
+ * over with a reason. Header checksums are verified, sizes and counts capped, and damage is
+ * reported with its byte offset after all that came before it.
  *
  * Names: a leading "./" is dropped; what is left must be one plain file name, without folders. */
 #ifndef DATA_PIPELINE_TAR_H

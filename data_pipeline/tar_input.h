@@ -1,4 +1,5 @@
-/* The bytes of a file, gunzipped when its first two bytes say gzip. What tar.h's reader stands on. */
+/* The bytes of a file, gunzipped when its first two bytes say gzip. What tar.h's reader stands
+ * on. */
 #ifndef DATA_PIPELINE_TAR_INPUT_H
 #define DATA_PIPELINE_TAR_INPUT_H
 

@@ -1,6 +1,6 @@
 /* Small SA-1B pairs for tests: real JPEGs, JSONs that are right or wrong in one place. */
-#ifndef TESTS_CRAFTED_SET_H
-#define TESTS_CRAFTED_SET_H
+#ifndef TESTS_DATA_PIPELINE_CRAFTED_SET_H
+#define TESTS_DATA_PIPELINE_CRAFTED_SET_H
 
 #include "data_pipeline/picture.h"
 #include "data_pipeline/rle.h"

@@ -1,6 +1,6 @@
 /* Tars, gzips and files for tests, byte by byte, so that they can be wrong in every way. */
-#ifndef TESTS_CRAFTED_TAR_H
-#define TESTS_CRAFTED_TAR_H
+#ifndef TESTS_DATA_PIPELINE_CRAFTED_TAR_H
+#define TESTS_DATA_PIPELINE_CRAFTED_TAR_H
 
 #include <stdint.h>
 #include <stdio.h>
@@ -53,7 +53,7 @@ static inline void crafted_member(struct crafted *s, const char *name, char type
                                   int64_t n)
 {
     const int64_t at = s->n;
-    char size[16];
+    char size[24];
 
     crafted_zeros(s, 512);
     memcpy(s->p + at, name, strlen(name) < 100 ? strlen(name) : 100);

@@ -67,6 +67,7 @@ static void test_masks(void)
     expect("{\"image_id\":5,\"segmentation\":[[1,0,2.6,0,2.6,2,1,2],[1.5,0,3,0,3,2,1.5,2]]}",
            "32103|");
     expect("{\"image_id\":5,\"segmentation\":[[2,0,3,0,3,2,2,2],[1,0,2,0,2,2,1,2]]}", "32103|");
+    expect("{\"image_id\":5,\"segmentation\":[[0,0,2,0,2,3,0,3]]}", "066|"); /* one run */
     expect("{\"image_id\":5,\"segmentation\":{\"size\":[4,3],\"counts\":[12]}}",
            "!\"size\" is not the image's 3 4|");
     expect("{\"image_id\":5,\"segmentation\":{\"size\":[3,4],\"counts\":[4,9]}}",
@@ -193,7 +194,7 @@ static void test_images(void)
     free(exact);
 }
 
-/* ---- polygons ------------------------------------------------------------------------------------ */
+/* ---- polygons -------------------------------------------------------------------------------- */
 
 enum { SIDE = 24, POINTS = 12 };
 

@@ -14,7 +14,7 @@
 
 enum { PATH = 160, IDS = 64 };
 
-/* ---- a folder to work in ------------------------------------------------------------------------- */
+/* ---- a folder to work in --------------------------------------------------------------------- */
 
 static char root[64]; /* of the test at work; sources and results lie in it */
 
@@ -56,7 +56,7 @@ static void save_pairs(const char *name, int64_t first, int64_t last)
     save(name, &c);
 }
 
-/* ---- packing and looking ------------------------------------------------------------------------- */
+/* ---- packing and looking --------------------------------------------------------------------- */
 
 static struct pack_progress told; /* by the last pack */
 
@@ -166,7 +166,7 @@ static bool exists(const char *name)
     return access(in_root(name), F_OK) == 0;
 }
 
-/* ---- the form of the sources --------------------------------------------------------------------- */
+/* ---- the form of the sources ----------------------------------------------------------------- */
 
 /* Members in every order; the images come in the order in which pairs are complete. */
 static void test_order(void)
@@ -193,7 +193,8 @@ static void test_order(void)
     CHECK(hash_of("a") == hash_of("b"));
 }
 
-/* All images before all annotations, with room for hardly one: read again and again, nothing lost. */
+/* All images before all annotations, with room for hardly one: read again and again, nothing
+ * lost. */
 static void test_far_pairs(void)
 {
     struct pack_options o = usual();
@@ -311,7 +312,7 @@ static void test_png(void)
     picture_destroy(&p);
 }
 
-/* ---- what is broken ------------------------------------------------------------------------------ */
+/* ---- what is broken -------------------------------------------------------------------------- */
 
 /* One pair with this JSON and image; the line of quarantine has `why`. */
 static void expect_bad(const char *json, const struct crafted *jpeg, const char *why)
@@ -455,7 +456,7 @@ static void test_truncated(void)
     CHECK(!exists("c/manifest.json"));
 }
 
-/* ---- options ------------------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------------------- */
 
 static void test_resize(void)
 {
@@ -524,7 +525,7 @@ static void test_threads_and_shards(void)
     }
 }
 
-/* ---- twice, and after an interruption ------------------------------------------------------------ */
+/* ---- twice, and after an interruption -------------------------------------------------------- */
 
 static bool stop_after(void *user, const struct pack_progress *p)
 {

@@ -1,4 +1,5 @@
-/* Packs the real data beside the project, where it is: BSDS500 in SA-1B form, BBBC038, PubLayNet. */
+/* Packs the real data beside the project, where it is: BSDS500 in SA-1B form, BBBC038,
+ * PubLayNet. */
 #include "data_pipeline/pack.h"
 #include "data_pipeline/shard.h"
 
