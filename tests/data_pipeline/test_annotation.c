@@ -6,7 +6,8 @@
 #include <string.h>
 
 /* 3 × 4: rows 0011 / 0110 / 0100; area 5, box 1 0 3 3. */
-#define IMAGE             "\"image\":{\"image_id\":7,\"width\":4,\"height\":3,\"file_name\":\"sa_7.jpg\"}"
+#define NAME              "\"file_name\":\"sa_7.jpg\""
+#define IMAGE             "\"image\":{\"image_id\":7,\"width\":4,\"height\":3," NAME "}"
 #define SEGMENTATION      "\"segmentation\":{\"size\":[3,4],\"counts\":\"441M1\"}"
 #define GOOD              "{" SEGMENTATION ",\"bbox\":[1,0,3,3],\"area\":5}"
 #define WITH(annotations) "{" IMAGE ",\"annotations\":[" annotations "]}"
