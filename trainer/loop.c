@@ -289,8 +289,9 @@ static enum status step(struct loop *l)
     l->at.images += l->c->train_batch;
     l->at.masks += l->sum.n_masks;
     TRY(report(l));
+    /* scores first: what a kill behind the save could lose would never be scored again */
+    if (due(l->at.step, l->c->eval_every) || l->at.step == l->c->train_steps) TRY(evaluate(l));
     if (due(l->at.step, l->c->checkpoint_every)) TRY(save(l));
-    if (due(l->at.step, l->c->eval_every)) TRY(evaluate(l));
     if (l->ledger) TRY(ledger_note(l->ledger, l->at.step, 0));
     return OK;
 }
@@ -308,7 +309,6 @@ static enum status run(struct loop *l)
         return E_STOPPED;
     }
     TRY(save(l));
-    TRY(evaluate(l));
     return report_state(l, RUN_FINISHED);
 }
 
