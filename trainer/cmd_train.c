@@ -1,5 +1,6 @@
 #include <stdio.h>
 
+#include "cluster/signals.h"
 #include "trainer/command.h"
 #include "trainer/config.h"
 #include "trainer/loop.h"
@@ -61,6 +62,7 @@ enum status cmd_train(int argc, char **argv)
     o.config = &c;
     o.config_path = arguments[0];
     o.weights = weights;
+    TRY(signals_catch()); /* before MPI starts: it would die of one */
     TRY(comm_create(&o.comm, c.run_timeout_s * 1000));
     s = loop_run(&o);
     if (s != OK && s != E_STOPPED && o.comm->n_ranks > 1)

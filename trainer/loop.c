@@ -502,7 +502,6 @@ static enum status create(struct loop *l)
                                                .argc = l->o->argc,
                                                .fresh = l->o->fresh };
 
-    TRY(signals_catch());
     TRY(watchdog_start(l->comm, l->c->run_timeout_s * 1000 + WATCHDOG_MARGIN_MS));
     watchdog_feed("setting up", 0, 0);
     TRY(open_data(l));
