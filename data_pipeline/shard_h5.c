@@ -1,3 +1,4 @@
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,6 +8,9 @@
 #include "data_pipeline/shard_file.h"
 
 enum { FORMAT_TEXT = 32 };
+
+/* Packing threads commit at the same time, and not every HDF5 is built for threads. */
+static pthread_mutex_t h5_lock = PTHREAD_MUTEX_INITIALIZER;
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bulk bytes are read as they lie");
 
@@ -152,7 +156,7 @@ static enum status fill_file(hid_t file, const char *path, struct shard_summary 
     return OK;
 }
 
-enum status shard_h5_write(const char *path, struct shard_summary *s, struct shard_index *x)
+static enum status write_whole(const char *path, struct shard_summary *s, struct shard_index *x)
 {
     hid_t file = -1;
     enum status status = OK;
@@ -310,7 +314,8 @@ static enum status read_file(hid_t file, const char *path, const struct shard_su
     return OK;
 }
 
-enum status shard_h5_read(const char *path, const struct shard_summary *s, struct shard_index *x)
+static enum status read_whole(const char *path, const struct shard_summary *s,
+                              struct shard_index *x)
 {
     hid_t file = -1;
     enum status status = OK;
@@ -328,5 +333,27 @@ enum status shard_h5_read(const char *path, const struct shard_summary *s, struc
         KEEP_FIRST(status, h5_fail(E_IO, __LINE__, path, "cannot be closed"));
     if (access >= 0) H5Pclose(access);
     if (status != OK) shard_index_destroy(x);
+    return status;
+}
+
+/* ---- one thread at a time -------------------------------------------------------------------- */
+
+enum status shard_h5_write(const char *path, struct shard_summary *s, struct shard_index *x)
+{
+    enum status status;
+
+    pthread_mutex_lock(&h5_lock);
+    status = write_whole(path, s, x);
+    pthread_mutex_unlock(&h5_lock);
+    return status;
+}
+
+enum status shard_h5_read(const char *path, const struct shard_summary *s, struct shard_index *x)
+{
+    enum status status;
+
+    pthread_mutex_lock(&h5_lock);
+    status = read_whole(path, s, x);
+    pthread_mutex_unlock(&h5_lock);
     return status;
 }
