@@ -26,8 +26,8 @@ static void draw(struct painter *d, const struct pack_progress *p)
     char share[32] = "";
 
     if (p->bytes_all > 0)
-        snprintf(share, sizeof share, ", %.0f %% of %.1f GB",
-                 100.0 * (double)p->bytes_in / (double)p->bytes_all, (double)p->bytes_all * 1e-9);
+        snprintf(share, sizeof share, ", %.0f %% of %.0f MB",
+                 100.0 * (double)p->bytes_in / (double)p->bytes_all, (double)p->bytes_all * 1e-6);
     fprintf(stderr,
             "\r\033[Kpacking: part %lld of %lld%s, %lld images, %lld masks, %lld quarantined, "
             "%.0f images/s",
@@ -112,10 +112,9 @@ static enum status run(struct pack_options *o, bool json, bool strict)
     n_bad = p.tally.n_bad_masks + p.tally.n_bad_items;
     if (n_bad == 0) return OK;
     if (strict)
-        FAIL(E_CORRUPT, "pack: %lld things were quarantined, and --strict is given; see %s/%s",
-             (long long)n_bad, o->out, "quarantine.jsonl");
-    log_warn("pack: %lld things were quarantined; see %s/quarantine.jsonl", (long long)n_bad,
-             o->out);
+        FAIL(E_CORRUPT, "pack: quarantined %lld, and --strict is given; see %s/quarantine.jsonl",
+             (long long)n_bad, o->out);
+    log_warn("pack: quarantined %lld; see %s/quarantine.jsonl", (long long)n_bad, o->out);
     return OK;
 }
 
