@@ -1,0 +1,47 @@
+#!/bin/sh
+# A run asked to stop saves, exits with 85, and goes on to the same end; by signal and by --stop-after.
+. "$(dirname "$0")/stage.sh"
+needs_ranks
+settings="train.steps=60 optim.milestones=[40] checkpoint.every=0"
+# shellcheck disable=SC2086
+train whole 1 $settings
+
+# stopped SIGNAL RANKS: begins a run in the background, asks it to stop when it has made a step
+stopped() {
+    name=stopped-$1-$2
+    # shellcheck disable=SC2086
+    "$samforge" launch -n "$2" train "$config" data.train="$stage/train" run.folder="$stage/$name" \
+        $settings >"$stage/$name.log" 2>&1 &
+    pid=$!
+    tries=0
+    until grep -q '"step":2' "$stage/$name/metrics.jsonl" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 600 ] || die "$name made no step in a minute: $(tail -n 3 "$stage/$name.log")"
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -"$1" $pid 2>/dev/null || true
+    rc=0
+    wait $pid || rc=$?
+    say "$1 on $2 ranks: exit code $rc at step $(sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$stage/$name/status.json")"
+    [ $rc = 85 ] || {
+        tail -n 20 "$stage/$name.log"
+        die "$name ended with $rc, not 85"
+    }
+    # shellcheck disable=SC2086
+    train "$name" "$2" $settings
+    same_runs whole "$name"
+}
+stopped USR1 2
+stopped TERM 1
+
+say "--stop-after"
+rc=0
+# shellcheck disable=SC2086
+"$samforge" train "$config" data.train="$stage/train" run.folder="$stage/after" $settings --stop-after 7 \
+    >"$stage/after.log" 2>&1 || rc=$?
+[ $rc = 85 ] || die "--stop-after ended with $rc, not 85: $(tail -n 3 "$stage/after.log")"
+# shellcheck disable=SC2086
+train after 1 $settings
+same_runs whole after
+echo "passed"
