@@ -3,31 +3,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cluster/grad_sync.h"
-#include "kernels/base/arena.h"
 #include "kernels/base/clock.h"
 #include "trainer/bench_slots.h"
 #include "trainer/cost.h"
-#include "trainer/objective.h"
-#include "trainer/schedule.h"
+#include "trainer/learner.h"
 
-enum { WARM_UP = 3 };
+enum { WARM_UP = 3, TIMEOUT_MS = 60000 };
 
 struct bench {
     const struct config *c;
     struct comm *comm;
-    struct sam *sam;
-    struct objective *objective;
-    struct grad_sync *sync;
+    struct learner learner;
     struct shard_set *set;
     struct loader *loader;
     struct bench_slots made_up;
-    struct arena state;
-    float *m, *v;
-    struct adamw_segment all;
     double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
     int64_t at;
-    enum status ready;
 };
 
 #define BENCH_NAME(name, text) text,
@@ -46,46 +37,14 @@ const char *bench_part_name(enum bench_part p)
     return names[p];
 }
 
-static void decoder_done(void *context)
-{
-    struct bench *b = context;
-    const struct params *p = &b->sam->params;
-    const int first = params_find(p, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix");
-
-    KEEP_FIRST(b->ready, grad_sync_ready(b->sync, p->at[first].offset, p->n_floats));
-}
-
-static void param_ready(void *context, int index)
-{
-    struct bench *b = context;
-    const struct params *p = &b->sam->params;
-
-    KEEP_FIRST(b->ready, grad_sync_ready(b->sync, p->at[index].offset, p->at[index + 1].offset));
-}
-
 static enum status create(struct bench *b, const char *data)
 {
     const struct config *c = b->c;
-    const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
-    struct grad_sync_options sync = { .n_buckets = 1, .n_slots = c->train_batch };
-    int64_t scratch;
-    void *p;
 
-    TRY(comm_create(&b->comm, 60000));
-    TRY(objective_scratch(c, &ops_cpu, chunk, objective_points(c), &scratch));
-    TRY(sam_create(&b->sam, c, &ops_cpu, chunk, objective_points(c), scratch, true));
-    TRY(objective_create(&b->objective, b->sam));
-    params_initialize(&b->sam->params, 0, b->sam->weights);
-    TRY(sam_weights_changed(b->sam));
-    sync.n = b->sam->params.n_floats;
-    sync.bucket_end = &sync.n;
-    TRY(grad_sync_create(&b->sync, b->comm, &sync));
-    TRY(arena_create(&b->state, 2 * arena_round(sync.n * 4)));
-    TRY(arena_take(&b->state, sync.n * 4, &p));
-    b->m = p;
-    TRY(arena_take(&b->state, sync.n * 4, &p));
-    b->v = p;
-    b->all = (struct adamw_segment){ .end = sync.n, .lr_scale = 1, .decay = 0.1f };
+    TRY(comm_create(&b->comm, TIMEOUT_MS));
+    TRY(learner_create(&b->learner, c, &ops_cpu, b->comm));
+    params_initialize(&b->learner.sam->params, 0, b->learner.sam->weights);
+    TRY(sam_weights_changed(b->learner.sam));
     if (!data) return bench_slots_create(&b->made_up, c);
     TRY(shard_set_open(&b->set, data));
     return loader_create(&b->loader,
@@ -105,11 +64,8 @@ static void destroy(struct bench *b)
 {
     loader_destroy(b->loader);
     shard_set_close(b->set);
-    grad_sync_destroy(b->sync);
-    objective_destroy(b->objective);
-    sam_destroy(b->sam);
+    learner_destroy(&b->learner);
     comm_destroy(b->comm);
-    arena_destroy(&b->state);
     bench_slots_destroy(&b->made_up);
     for (int i = 0; i < BENCH_N_PHASES; i++) free(b->seconds[i]);
     free(b->step);
@@ -126,7 +82,7 @@ static double lap(double *since)
 static enum status next_slot(struct bench *b, int64_t i, struct loader_slot *made_up,
                              const struct loader_slot **slot)
 {
-    if (b->loader) return loader_next(b->loader, slot, 60000);
+    if (b->loader) return loader_next(b->loader, slot, TIMEOUT_MS);
     *made_up = b->made_up.slot[i];
     made_up->step = b->at; /* so that every step draws its own prompts */
     *slot = made_up;
@@ -136,17 +92,10 @@ static enum status next_slot(struct bench *b, int64_t i, struct loader_slot *mad
 /* One step; its phases into seconds[…][at] when timed. */
 static enum status step(struct bench *b, int64_t timed)
 {
-    const int64_t n = b->sam->params.n_floats;
-    const struct objective_times before = objective_times(b->objective);
+    const struct objective_times before = objective_times(b->learner.objective);
     const double began = clock_seconds();
-    double since = began, data = 0, sums = 0, exposed, squares, masks = 0, optimizer;
-    struct adamw_options o = { .lr = (float)schedule_lr(b->c, b->at),
-                               .beta1 = 0.9f,
-                               .beta2 = 0.999f,
-                               .eps = 1e-8f,
-                               .step = b->at + 1 };
+    double since = began, data = 0, sums, norm, exposed, masks = 0, optimizer;
     struct objective_times t;
-    float *grads, *total;
 
     for (int64_t i = 0; i < b->c->train_batch; i++) {
         struct loader_slot made_up;
@@ -155,25 +104,18 @@ static enum status step(struct bench *b, int64_t timed)
 
         TRY(next_slot(b, i, &made_up, &slot));
         data += lap(&since);
-        TRY(grad_sync_slot_begin(b->sync, &grads));
-        sums += lap(&since);
-        TRY(objective_slot(b->objective, slot, grads, decoder_done, param_ready, b, &losses));
-        TRY(b->ready);
+        TRY(learner_slot(&b->learner, slot, &losses));
         masks += (double)losses.n_masks;
         lap(&since);
         if (b->loader) loader_done(b->loader, slot);
     }
-    TRY(grad_sync_wait(b->sync, &total, &exposed));
-    sums += lap(&since);
-    TRY(b->sam->ops->grad_norm(&squares, tensor_1d(total, F32, n), &b->sam->stream));
-    o.grad_scale = (float)(1 / (masks > 0 ? masks : 1));
-    TRY(b->sam->ops->adamw(tensor_1d(b->sam->weights, F32, n), tensor_1d(b->m, F32, n),
-                           tensor_1d(b->v, F32, n), tensor_1d(total, F32, n), &b->all, 1, &o,
-                           &b->sam->stream));
+    TRY(learner_sum(&b->learner, &norm, &exposed));
+    sums = lap(&since);
+    TRY(learner_update(&b->learner, 1 / (masks > 0 ? masks : 1), b->at, b->at + 1));
     optimizer = lap(&since);
     b->at++;
     if (timed < 0) return OK;
-    t = objective_times(b->objective);
+    t = objective_times(b->learner.objective);
     b->step[timed] = clock_seconds() - began;
     b->seconds[BENCH_DATA][timed] = data;
     b->seconds[BENCH_ENCODER_FORWARD][timed] = t.encoder_forward - before.encoder_forward;
@@ -214,7 +156,7 @@ static void add_costs(struct bench_op *op, struct program *p, bool backward, dou
 /* Every op timed by itself, over as many steps again. */
 static enum status profile(struct bench *b, struct bench_step *out)
 {
-    struct sam *s = b->sam;
+    struct sam *s = b->learner.sam;
     const double n = (double)out->n_timed, images = (double)b->c->train_batch;
     const double chunks = images * (double)((b->c->train_masks + s->M - 1) / s->M);
     const struct program_profile *of[2] = { &s->encoder_profile, &s->decoder_profile };

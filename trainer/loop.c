@@ -7,19 +7,17 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "cluster/grad_sync.h"
 #include "cluster/ledger.h"
 #include "cluster/signals.h"
 #include "cluster/watchdog.h"
-#include "kernels/base/arena.h"
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "trainer/checkpoint.h"
 #include "trainer/cost.h"
 #include "trainer/eval.h"
+#include "trainer/learner.h"
 #include "trainer/metrics.h"
-#include "trainer/objective.h"
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
 #include "trainer/weights.h"
@@ -36,26 +34,18 @@ struct loop {
     struct comm *comm;
     struct run_folder *folder;
     struct shard_set *train_set, *val_set;
-    struct sam *sam;
-    struct objective *objective;
+    struct learner learner;
     struct loader *loader;
-    struct grad_sync *sync;
     struct ledger *ledger;   /* rank 0 */
     struct metrics *metrics; /* rank 0 */
     struct eval *eval;       /* when there is something to evaluate on */
-    struct arena state;      /* both moments */
-    float *m, *v, *total;
-    struct adamw_segment *segment;
     struct checkpoint_tensor *tensor;
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
-    struct plan_range slots;
-    int64_t encoder_end; /* floats: what lies behind is complete once the decoder is */
     struct checkpoint_counters at;
     struct cost cost;
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
-    enum status ready; /* the first failure of grad_sync_ready, which has no way to return it */
     int64_t saved_step, step_began_ns, save_ns, loader_wait_ns, own_steps;
     double exposed_seconds, grad_norm;
     bool skipped;
@@ -64,41 +54,23 @@ struct loop {
 };
 
 /* ---- gradients ------------------------------------------------------------------------------ */
-static void decoder_done(void *context)
-{
-    struct loop *l = context;
-
-    KEEP_FIRST(l->ready, grad_sync_ready(l->sync, l->encoder_end, l->sam->params.n_floats));
-}
-
-static void param_ready(void *context, int index)
-{
-    struct loop *l = context;
-    const struct params *p = &l->sam->params;
-
-    KEEP_FIRST(l->ready, grad_sync_ready(l->sync, p->at[index].offset, p->at[index + 1].offset));
-}
-
 /* The gradients of this rank's slots, their sums on the way while the last backward pass still runs. */
 static enum status add_gradients(struct loop *l)
 {
-    for (int64_t i = l->slots.begin; i < l->slots.end; i++) {
+    for (int64_t i = l->learner.slots.begin; i < l->learner.slots.end; i++) {
         const struct loader_slot *slot;
         const int64_t began = clock_ns();
-        float *grads;
 
         watchdog_feed("waiting for data", l->at.step, 0);
         TRY(loader_next(l->loader, &slot, l->c->run_timeout_s * 1000));
         l->loader_wait_ns += clock_ns() - began;
         ASSERT(slot->step == l->at.step && slot->slot == i);
         watchdog_feed("forward and backward", l->at.step, 0);
-        TRY(grad_sync_slot_begin(l->sync, &grads));
-        TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l, l->losses + i));
-        TRY(l->ready);
+        TRY(learner_slot(&l->learner, slot, l->losses + i));
         loader_done(l->loader, slot);
     }
     watchdog_feed("summing gradients", l->at.step, 0);
-    return grad_sync_wait(l->sync, &l->total, &l->exposed_seconds);
+    return learner_sum(&l->learner, &l->grad_norm, &l->exposed_seconds);
 }
 
 /* ---- agreement ------------------------------------------------------------------------------ */
@@ -114,7 +86,7 @@ static int64_t request(const struct loop *l)
 /* Every rank learns all slots' losses, summed in the order of slots: the same bits on any number of ranks. */
 static enum status agree(struct loop *l)
 {
-    const struct objective_losses *mine = l->losses + l->slots.begin;
+    const struct objective_losses *mine = l->losses + l->learner.slots.begin;
 
     l->agreed[AGREE_STOP] = request(l);
     l->agreed[AGREE_WAIT_NS] = l->loader_wait_ns;
@@ -143,18 +115,9 @@ static double total_loss(const struct loop *l)
 /* Every rank holds the same sums, hence decides alike: a step whose loss or gradient is not finite changes nothing. */
 static enum status update(struct loop *l)
 {
-    struct sam *s = l->sam;
-    const int64_t n = s->params.n_floats;
     const double masks = l->sum.n_masks > 0 ? (double)l->sum.n_masks : 1;
-    double squares;
-    struct adamw_options o = { .lr = (float)schedule_lr(l->c, l->at.step),
-                               .beta1 = (float)l->c->optim_beta1,
-                               .beta2 = (float)l->c->optim_beta2,
-                               .eps = (float)l->c->optim_eps,
-                               .step = l->at.updates + 1 };
 
-    TRY(s->ops->grad_norm(&squares, tensor_1d(l->total, F32, n), &s->stream));
-    l->grad_norm = sqrt(squares) / masks;
+    l->grad_norm /= masks;
     l->skipped = !isfinite(l->grad_norm) || !isfinite(total_loss(l));
     if (l->skipped) {
         l->at.skipped++;
@@ -171,10 +134,8 @@ static enum status update(struct loop *l)
     }
     l->at.skipped_in_row = 0;
     if (l->sum.n_masks == 0) return OK; /* nothing to learn from: no update, not even decay */
-    o.grad_scale = (float)(schedule_clip(l->c, l->grad_norm) / masks);
-    TRY(s->ops->adamw(tensor_1d(s->weights, F32, n), tensor_1d(l->m, F32, n),
-                      tensor_1d(l->v, F32, n), tensor_1d(l->total, F32, n), l->segment, s->params.n,
-                      &o, &s->stream));
+    TRY(learner_update(&l->learner, schedule_clip(l->c, l->grad_norm) / masks, l->at.step,
+                       l->at.updates + 1));
     l->at.updates++;
     return OK;
 }
@@ -182,14 +143,16 @@ static enum status update(struct loop *l)
 /* ---- checkpoints ---------------------------------------------------------------------------- */
 static void state_of(struct loop *l, struct checkpoint_state *k)
 {
+    const struct learner *x = &l->learner;
+
     *k = (struct checkpoint_state){
         .n_arrays = 3,
         .array_name = { "param", "m", "v" },
-        .array = { l->sam->weights, l->m,
-                   l->v }, /* device memory is host memory on these backends */
-        .n = l->sam->params.n_floats,
+        .array = { x->sam->weights, x->m,
+                   x->v }, /* on these backends device memory is the host's */
+        .n = l->learner.sam->params.n_floats,
         .tensor = l->tensor,
-        .n_tensors = l->sam->params.n,
+        .n_tensors = l->learner.sam->params.n,
         .counters = l->at,
         .config_hash = config_hash(l->c),
         .data_hash = shard_set_hash(l->train_set),
@@ -270,7 +233,7 @@ static enum status evaluate(struct loop *l)
 
     if (!l->eval) return OK;
     watchdog_feed("evaluating", l->at.step, 0);
-    TRY(eval_weights(l->eval, l->sam->weights));
+    TRY(eval_weights(l->eval, l->learner.sam->weights));
     TRY(eval_run(l->eval, l->comm, &scores));
     if (l->metrics) TRY(metrics_eval(l->metrics, l->at.step, &scores));
     return OK;
@@ -333,68 +296,10 @@ static enum status open_data(struct loop *l)
     return *c->data_val ? shard_set_open(&l->val_set, c->data_val) : OK;
 }
 
-static enum status create_model(struct loop *l)
+static enum status create_learner(struct loop *l)
 {
-    const struct config *c = l->c;
-    const struct ops *ops = backend(c);
-    const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
-    int64_t scratch;
-
-    TRY(cost_of(c, ops, &l->cost));
-    TRY(objective_scratch(c, ops, chunk, objective_points(c), &scratch));
-    TRY(sam_create(&l->sam, c, ops, chunk, objective_points(c), scratch, true));
-    TRY(objective_create(&l->objective, l->sam));
-    l->encoder_end =
-        l->sam->params
-            .at[params_find(&l->sam->params,
-                            "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")]
-            .offset;
-    return OK;
-}
-
-static enum status create_optimizer(struct loop *l)
-{
-    const struct params *p = &l->sam->params;
-    const int64_t bytes = p->n_floats * (int64_t)sizeof(float);
-    void *m, *v;
-
-    TRY(arena_create(&l->state, 2 * arena_round(bytes)));
-    TRY(arena_take(&l->state, bytes, &m));
-    TRY(arena_take(&l->state, bytes, &v));
-    l->m = m;
-    l->v = v;
-    l->segment = calloc((size_t)p->n, sizeof *l->segment);
-    if (!l->segment) FAIL(E_MEMORY, "the optimizer's groups");
-    for (int i = 0; i < p->n; i++) {
-        const struct param *q = p->at + i;
-
-        l->segment[i] = (struct adamw_segment){
-            .end = i + 1 < p->n ? p->at[i + 1].offset : p->n_floats,
-            .lr_scale = (float)schedule_layer_factor(l->c, q->layer),
-            .decay = q->decay ? (float)l->c->optim_weight_decay : 0,
-            .frozen = q->buffer,
-        };
-    }
-    return OK;
-}
-
-static enum status create_sync(struct loop *l)
-{
-    const int64_t n = l->sam->params.n_floats;
-    const int64_t each = l->c->run_bucket_bytes / (int64_t)sizeof(float);
-    const int64_t n_buckets = (n + each - 1) / each;
-    int64_t *end = calloc((size_t)n_buckets, sizeof *end);
-    struct grad_sync_options o = {
-        .n = n, .bucket_end = end, .n_buckets = (int)n_buckets, .n_slots = l->c->train_batch
-    };
-    enum status s;
-
-    if (!end) FAIL(E_MEMORY, "%lld buckets", (long long)n_buckets);
-    for (int64_t i = 0; i < n_buckets; i++) end[i] = i + 1 < n_buckets ? (i + 1) * each : n;
-    s = grad_sync_create(&l->sync, l->comm, &o);
-    free(end);
-    TRY(s);
-    l->slots = grad_sync_slots(l->sync);
+    TRY(cost_of(l->c, backend(l->c), &l->cost));
+    TRY(learner_create(&l->learner, l->c, backend(l->c), l->comm));
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
     l->counts = calloc((size_t)l->comm->n_ranks, sizeof *l->counts);
     if (!l->losses || !l->counts) FAIL(E_MEMORY, "losses of a batch");
@@ -413,7 +318,7 @@ static enum status begin_or_resume(struct loop *l)
     struct checkpoint_state k;
     bool found = false;
 
-    TRY(weights_layout(&l->sam->params, &l->tensor));
+    TRY(weights_layout(&l->learner.sam->params, &l->tensor));
     state_of(l, &k);
     if (!l->o->fresh) TRY(checkpoint_load(&k, l->comm, run_folder_path(l->folder), accept, &found));
     if (found) {
@@ -425,11 +330,12 @@ static enum status begin_or_resume(struct loop *l)
         l->at = (struct checkpoint_counters){ .seed = l->c->train_seed };
         l->saved_step = -1;
         if (l->o->weights)
-            TRY(weights_load(l->o->weights, &l->sam->params, l->sam->weights));
+            TRY(weights_load(l->o->weights, &l->learner.sam->params, l->learner.sam->weights));
         else
-            params_initialize(&l->sam->params, (uint64_t)l->c->train_seed, l->sam->weights);
+            params_initialize(&l->learner.sam->params, (uint64_t)l->c->train_seed,
+                              l->learner.sam->weights);
     }
-    return sam_weights_changed(l->sam);
+    return sam_weights_changed(l->learner.sam);
 }
 
 static enum status create_loader(struct loop *l)
@@ -444,21 +350,21 @@ static enum status create_loader(struct loop *l)
         .max_area = c->data_max_area,
         .min_pixels = c->data_min_pixels,
         .batch = c->train_batch,
-        .slot_begin = l->slots.begin,
-        .slot_end = l->slots.end,
+        .slot_begin = l->learner.slots.begin,
+        .slot_end = l->learner.slots.end,
         .step_first = l->at.step,
         .n_threads = (int)c->data_n_threads,
         .ahead = c->data_ahead,
         .blind = c->data_blind,
     };
 
-    return l->slots.begin == l->slots.end ? OK : loader_create(&l->loader, &o);
+    return l->learner.slots.begin == l->learner.slots.end ? OK : loader_create(&l->loader, &o);
 }
 
 static enum status create_eval(struct loop *l)
 {
     const struct eval_options o = { .config = l->c,
-                                    .ops = l->sam->ops,
+                                    .ops = l->learner.sam->ops,
                                     .set = l->val_set,
                                     .max_masks = l->c->eval_max_masks,
                                     .max_clicks = 3 };
@@ -507,9 +413,7 @@ static enum status create(struct loop *l)
     TRY(open_data(l));
     TRY(run_folder_create(&l->folder, l->comm, &folder));
     TRY(dump_config(l));
-    TRY(create_model(l));
-    TRY(create_optimizer(l));
-    TRY(create_sync(l));
+    TRY(create_learner(l));
     TRY(begin_or_resume(l));
     snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
     TRY(create_records(l));
@@ -524,14 +428,10 @@ static void destroy(struct loop *l)
     eval_destroy(l->eval);
     metrics_close(l->metrics);
     ledger_close(l->ledger);
-    grad_sync_destroy(l->sync);
-    objective_destroy(l->objective);
-    sam_destroy(l->sam);
+    learner_destroy(&l->learner);
     shard_set_close(l->train_set);
     shard_set_close(l->val_set);
-    arena_destroy(&l->state);
     run_folder_destroy(l->folder);
-    free(l->segment);
     free(l->tensor);
     free(l->losses);
     free(l->counts);
@@ -543,7 +443,7 @@ static void say_what(const struct loop *l)
     log_root(
         "%s: %.2f M parameters, %lld images with %lld masks, %lld images a step on %d ranks of "
         "%d threads, %.1f GFLOP a step",
-        l->c->model_name, 1e-6 * (double)l->sam->params.n_trained,
+        l->c->model_name, 1e-6 * (double)l->learner.sam->params.n_trained,
         (long long)shard_set_images(l->train_set), (long long)shard_set_masks(l->train_set),
         (long long)l->c->train_batch, l->comm->n_ranks, omp_get_max_threads(),
         1e-9 * l->cost.step_flops_reference);
