@@ -27,7 +27,8 @@ enum status rasterize_check(struct tensor gt, struct tensor runs, struct tensor 
     tall = (double)S * (double)h * RASTERIZE_PIXEL / ((double)R * (double)nh);
     wide = (double)S * (double)w * RASTERIZE_PIXEL / ((double)R * (double)nw);
     if (tall < 1 || wide < 1 || (tall + 1) * (wide + 1) > 0x1p61 ||
-        tall * (double)(R * nh) > 0x1p62 || wide * (double)(R * nw) > 0x1p62 ||
+        (double)R * (double)S * (double)h * RASTERIZE_PIXEL > 0x1p62 ||
+        (double)R * (double)S * (double)w * RASTERIZE_PIXEL > 0x1p62 ||
         (double)h * (double)w > 0x1p62)
         FAIL(E_SHAPE,
              "%s: image of %lld×%lld scaled to %lld×%lld in a frame of %lld with %lld cells does "

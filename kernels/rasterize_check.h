@@ -12,7 +12,7 @@ extern "C" {
 enum { RASTERIZE_H, RASTERIZE_W, RASTERIZE_NH, RASTERIZE_NW, RASTERIZE_S, RASTERIZE_GEOMETRY };
 enum { RASTERIZE_PIXEL = 65536 }; /* spans are counted in 1/65536 of an original pixel */
 
-/* OK only when every span is at least 1 and no sum of areas passes int64. */
+/* OK only when every span is at least 1 and neither an edge nor a sum of areas passes int64. */
 enum status rasterize_check(struct tensor gt, struct tensor runs, struct tensor first,
                             struct tensor geometry) MUST_CHECK;
 

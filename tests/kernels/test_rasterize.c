@@ -193,6 +193,9 @@ static void test_edges(void)
     OP_SHAPE_ERROR(be->rasterize(gt, runs, first, bad, s));
     memcpy(bad.data, (const int32_t[]){ 2000000000, 2000000000, 1, 1, 1 }, 20);
     OP_SHAPE_ERROR(be->rasterize(gt, runs, first, bad, s)); /* areas beyond 64 bits */
+    memcpy(bad.data, (const int32_t[]){ 700000000, 1, 100000, 100000, 100000 }, 20);
+    OP_SHAPE_ERROR(be->rasterize(tensor_3d(NULL, U8, 1, 1000, 1000), runs, first, bad,
+                                 s)); /* the last edge beyond them */
 }
 
 int main(int argc, char **argv)
