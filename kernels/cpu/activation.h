@@ -7,7 +7,8 @@
 #define KERNELS_CPU_ACTIVATION_H
 
 #include <math.h>
-#include <stdint.h>
+
+#include "kernels/cpu/exp.h"
 
 static inline float activation_erf(float x)
 {
@@ -29,30 +30,6 @@ static inline float activation_erf(float x)
     return v * p / q;
 }
 
-/* e^x for x in [-87, 0], within 2 units in the last place; x outside is clamped. */
-static inline float activation_exp(float x)
-{
-    const float round = 12582912.0f; /* 1.5 · 2^23: adding it rounds to an integer */
-    const float v = x < -87.0f ? -87.0f : x;
-    const float n = (v * 1.44269504f + round) - round;
-    const float r = (v - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
-    float e = 1.9875691e-4f;
-
-    e = e * r + 1.3981999e-3f;
-    e = e * r + 8.3334519e-3f;
-    e = e * r + 4.1665796e-2f;
-    e = e * r + 1.6666665e-1f;
-    e = e * r + 5.0e-1f;
-    e = e * r * r + r + 1.0f;
-
-    const union {
-        uint32_t bits;
-        float value;
-    } power = { .bits = (uint32_t)((int32_t)n + 127) << 23 };
-
-    return e * power.value;
-}
-
 static inline float activation_gelu(float v)
 {
     return 0.5f * v * (1.0f + activation_erf(v * (float)M_SQRT1_2));
@@ -61,7 +38,7 @@ static inline float activation_gelu(float v)
 /* d gelu / dv = Φ(v) + v φ(v) */
 static inline float activation_gelu_slope(float v)
 {
-    const float phi = 0.398942280f * activation_exp(-0.5f * v * v);
+    const float phi = 0.398942280f * exp_f32(-0.5f * v * v);
 
     return 0.5f + 0.5f * activation_erf(v * (float)M_SQRT1_2) + v * phi;
 }

@@ -45,7 +45,7 @@ void dense_slope(float *dpre, const float *dy, const float *y, const float *pre,
 /* Rows whose results are still in the second-level cache when they are activated. */
 static int64_t hot_rows(int64_t cols)
 {
-    const int64_t rows = HOT_FLOATS / cols / 16 * 16;
+    const int64_t rows = HOT_FLOATS / (cols > 0 ? cols : 1) / 16 * 16;
 
     return rows < MIN_ROWS ? MIN_ROWS : rows;
 }

@@ -77,7 +77,7 @@ static void folds_and_keeps_nan(const struct ops *be)
 /* The vectorised GELU against libm over all it can meet: 4e-7 is 3 units of erf's last place. */
 static void gelu_is_exact(void)
 {
-    double worst_erf = 0, worst_exp = 0, worst_value = 0, worst_slope = 0;
+    double worst_erf = 0, worst_value = 0, worst_slope = 0;
 
     for (double v = -16; v <= 16; v += 1.0 / 4096) {
         const double phi = 0.5 + 0.5 * erf(v * M_SQRT1_2);
@@ -88,10 +88,8 @@ static void gelu_is_exact(void)
         worst_erf = fmax(worst_erf, fabs(activation_erf(f) - erf(v)));
         worst_value = fmax(worst_value, fabs(activation_gelu(f) - v * phi) / size);
         worst_slope = fmax(worst_slope, fabs(activation_gelu_slope(f) - slope) / size);
-        if (v <= 0) worst_exp = fmax(worst_exp, fabs(activation_exp(5 * f) / exp(5 * v) - 1));
     }
     CHECK(worst_erf <= 4e-7);
-    CHECK(worst_exp <= 2e-7);
     CHECK(worst_value <= 3e-7);
     CHECK(worst_slope <= 3e-7);
     for (float v = 16; v < 1e30f; v *= 4) {
@@ -126,7 +124,8 @@ int main(int argc, char **argv)
     const struct ops *be = op_backend(argc, argv);
     static const int64_t sizes[][3] = { { 1, 1, 1 },     { 0, 5, 3 },     { 7, 5, 3 },
                                         { 33, 17, 65 },  { 256, 24, 72 }, { 700, 19, 131 },
-                                        { 65, 192, 48 }, { 2100, 9, 5 } };
+                                        { 65, 192, 48 }, { 2100, 9, 5 },  { 7, 5, 0 },
+                                        { 7, 0, 3 } };
 
     gelu_is_exact();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
