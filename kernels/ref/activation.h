@@ -38,4 +38,10 @@ static inline void gradient_put(struct tensor t, int64_t i, double v)
     p[i] = (float)(t.add ? p[i] + v : v);
 }
 
+/* The same for all of t, from sums in its order; where it is not wanted, nothing. */
+static inline void gradient_put_all(struct tensor t, const double *sums)
+{
+    for (int64_t i = 0; t.data && i < tensor_count(t); i++) gradient_put(t, i, sums[i]);
+}
+
 #endif

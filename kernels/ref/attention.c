@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/attention_check.h"
+#include "kernels/ref/activation.h"
 
 /* One window of one image and one head, its tokens numbered row by row. */
 struct window {
@@ -161,15 +162,6 @@ static void query_bwd(const struct window *win, int64_t tq, const float *dy, con
     }
 }
 
-static void put(struct tensor out, const double *sum)
-{
-    float *o = out.data;
-
-    if (!o) return;
-    for (int64_t i = 0; i < tensor_count(out); i++)
-        o[i] = (float)(out.add ? (double)o[i] + sum[i] : sum[i]);
-}
-
 /* y and lse are for the fast backends; here the softmax is formed anew, in double. */
 enum status attention_bwd_ref(struct tensor dqkv, struct tensor dqkv_bias, struct tensor drel_h,
                               struct tensor drel_w, struct tensor dy, struct tensor y,
@@ -207,9 +199,9 @@ enum status attention_bwd_ref(struct tensor dqkv, struct tensor dqkv_bias, struc
                           &sum);
         }
     }
-    put(dqkv, sum.qkv);
-    put(dqkv_bias, sum.bias);
-    put(drel_h, sum.rel_h);
-    put(drel_w, sum.rel_w);
+    gradient_put_all(dqkv, sum.qkv);
+    gradient_put_all(dqkv_bias, sum.bias);
+    gradient_put_all(drel_h, sum.rel_h);
+    gradient_put_all(drel_w, sum.rel_w);
     return OK;
 }

@@ -104,9 +104,9 @@ static enum status backward_all(enum kind kind, struct tensor dx, struct tensor 
                     db_sum[o] += g;
                     backward(kind, dx_sum, dw_sum, g, x, w, n, i, j, o);
                 }
-    for (int64_t i = 0; dx.data && i < n_x; i++) gradient_put(dx, i, dx_sum[i]);
-    for (int64_t i = 0; dw.data && i < n_w; i++) gradient_put(dw, i, dw_sum[i]);
-    for (int64_t i = 0; db.data && i < n_out; i++) gradient_put(db, i, db_sum[i]);
+    gradient_put_all(dx, dx_sum);
+    gradient_put_all(dw, dw_sum);
+    gradient_put_all(db, db_sum);
     return OK;
 }
 

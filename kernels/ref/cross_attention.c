@@ -4,6 +4,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/cross_attention_check.h"
+#include "kernels/ref/activation.h"
 
 static int64_t key_count(const struct cross_attention_shape *g, struct tensor n_keys, int64_t m)
 {
@@ -67,15 +68,6 @@ enum status cross_attention_fwd_ref(struct tensor y, struct tensor lse, struct t
     return OK;
 }
 
-static void put(struct tensor out, const double *sum)
-{
-    float *o = out.data;
-
-    if (!o) return;
-    for (int64_t i = 0; i < tensor_count(out); i++)
-        o[i] = (float)(out.add ? (double)o[i] + sum[i] : sum[i]);
-}
-
 /* y and lse are for the fast backends; here the softmax is formed anew, in double. */
 enum status cross_attention_bwd_ref(struct tensor dq, struct tensor dk, struct tensor dv,
                                     struct tensor dy, struct tensor y, struct tensor lse,
@@ -119,8 +111,8 @@ enum status cross_attention_bwd_ref(struct tensor dq, struct tensor dk, struct t
             }
         }
     }
-    put(dq, sum_q);
-    put(dk, sum_k);
-    put(dv, sum_v);
+    gradient_put_all(dq, sum_q);
+    gradient_put_all(dk, sum_k);
+    gradient_put_all(dv, sum_v);
     return OK;
 }
