@@ -1,9 +1,11 @@
-/* Which of a round's K masks a choice is among, mask by mask: a lone click may have three meanings, a lone box one.
+/* Which of a round's K masks a choice is among, mask by mask: a lone click may have three meanings,
+ * a lone box one.
  *
  *   candidates (M,2) i32: masks begin … end−1 of mask m, 0 ≤ begin < end ≤ K; or none: all K */
 #ifndef KERNELS_CANDIDATES_H
 #define KERNELS_CANDIDATES_H
 
+#include "kernels/base/check.h"
 #include "kernels/base/tensor.h"
 
 #ifdef __CUDACC__
@@ -23,6 +25,9 @@ CANDIDATES_FN struct candidates candidates_of(const int32_t *of, int64_t m, int6
 
     c.begin = of ? of[2 * m] : 0;
     c.end = of ? of[2 * m + 1] : K;
+#ifndef __CUDA_ARCH__
+    ASSERT(c.begin >= 0 && c.begin < c.end && c.end <= K);
+#endif
     return c;
 }
 

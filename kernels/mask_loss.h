@@ -3,7 +3,8 @@
  *
  *   z[m,k] = logits[m,k] upsampled bilinearly (resize.h) by f = R/h to R×R; f = 1: as they are
  *   p = σ(z), t = gt, pt = t p + (1−t)(1−p), αt = t α + (1−t)(1−α)
- *   area  = R·R; with valid_only: only the top left valid[m] = (rows, cols) pixels enter all sums
+ *   sums go over R×R pixels, or with valid_only over the top left valid[m] = (rows, cols) alone;
+ *   area  = how many pixels that is, at least 1
  *   focal = 1/area Σ αt (1−pt)^γ (−ln pt)
  *   dice  = 1 − (2 Σ p t + 1)/(Σ p + Σ t + 1)
  *   iou   = |{z>0} ∧ t| / max(1, |{z>0} ∨ t|)                       no gradient

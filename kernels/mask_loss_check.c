@@ -22,8 +22,8 @@ static enum status check(const char *op, struct tensor value, struct tensor sele
     TENSOR_EXPECT(op, value, F32, M, K, MASK_LOSS_VALUES);
     TENSOR_EXPECT(op, selected, I32, M);
     TENSOR_EXPECT(op, iou_pred, F32, M, K);
-    if (o->valid_only || valid.n_dims > 0) TENSOR_EXPECT(op, valid, I32, M, 2);
-    if (o->candidates.n_dims > 0) TENSOR_EXPECT(op, o->candidates, I32, M, 2);
+    if (o->valid_only || !tensor_is_none(valid)) TENSOR_EXPECT(op, valid, I32, M, 2);
+    if (!tensor_is_none(o->candidates)) TENSOR_EXPECT(op, o->candidates, I32, M, 2);
     return OK;
 }
 
@@ -43,8 +43,8 @@ enum status mask_loss_bwd_check(struct tensor dlogits, struct tensor diou, struc
 
     TRY(check(op, value, selected, logits, gt, iou_pred, valid, o));
     TENSOR_EXPECT(op, weight, F32, logits.dim[0]);
-    if (dlogits.n_dims > 0)
+    if (!tensor_is_none(dlogits))
         TENSOR_EXPECT(op, dlogits, F32, logits.dim[0], logits.dim[1], logits.dim[2], logits.dim[3]);
-    if (diou.n_dims > 0) TENSOR_EXPECT(op, diou, F32, logits.dim[0], logits.dim[1]);
+    if (!tensor_is_none(diou)) TENSOR_EXPECT(op, diou, F32, logits.dim[0], logits.dim[1]);
     return OK;
 }

@@ -1,6 +1,6 @@
 /* Random Fourier features of positions (SAM prompt encoder), and the decoder's input tokens.
  *
- *   pe(c) = [sin(2π (2c−1) G) | cos(2π (2c−1) G)]    c = (x,y) in [0,1], G (2,C/2); computed in f32
+ *   pe(c) = [sin(2π (2c−1) G) | cos(2π (2c−1) G)]    c = (x,y) in [0,1], G (2,C/2); in f32 or better
  *
  * posenc_grid: pe (H,W,C) at c = ((j+½)/W, (i+½)/H). No gradient: G is fixed.
  *

@@ -53,7 +53,7 @@ enum status prompt_next_check(struct tensor mask_prompt, struct tensor coords, s
     TENSOR_EXPECT(op, logits, F32, M, K, h, h);
     TENSOR_EXPECT(op, iou_pred, F32, M, K);
     TENSOR_EXPECT(op, mask_prompt, F32, M, h, h);
-    if (o->candidates.n_dims > 0) TENSOR_EXPECT(op, o->candidates, I32, M, 2);
+    if (!tensor_is_none(o->candidates)) TENSOR_EXPECT(op, o->candidates, I32, M, 2);
     if (K < 1 || h < 1 || gt.dim[1] % h != 0 || round < 0)
         FAIL(E_SHAPE,
              "%s: %lld masks of %lld×%lld logits for a gt of %lld×%lld, round %d; at least one "

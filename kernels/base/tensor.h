@@ -62,7 +62,7 @@ static inline bool tensor_is_none(struct tensor t)
 
 bool tensor_same_shape(struct tensor a, struct tensor b);
 
-/* "(3,4,5) f32" into buf; returns buf. */
+/* "(3,4,5) F32" into buf; returns buf. */
 enum { TENSOR_TEXT = 96 };
 const char *tensor_text(struct tensor t, char buf[TENSOR_TEXT]);
 

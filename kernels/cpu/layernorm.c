@@ -12,8 +12,7 @@ enum {
     MAX_ROWS = 1024,
     RUN_ROWS = 32,
     PARALLEL_FROM = 16384,
-    LANES = 16,
-    FEW = 8
+    LANES = 16
 };
 
 static int64_t rows_of_block(int64_t n_rows)

@@ -1,4 +1,4 @@
-/* The CPU backend. Where speed is of no use, an op points at its reference. */
+/* The CPU backend: OpenMP, vectorised loops, OpenBLAS for the large products. */
 #include "kernels/cpu/host.h"
 #include "kernels/ops.h"
 
