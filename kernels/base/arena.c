@@ -13,10 +13,12 @@ int64_t arena_round(int64_t bytes)
 
 enum status arena_create(struct arena *a, int64_t bytes)
 {
-    const int64_t whole = arena_round(bytes > 0 ? bytes : 1);
+    int64_t whole;
     char *base;
 
-    if (bytes < 0) FAIL(E_MEMORY, "arena of %lld bytes", (long long)bytes);
+    if (bytes < 0 || bytes > INT64_MAX - ARENA_ALIGN)
+        FAIL(E_MEMORY, "arena of %lld bytes", (long long)bytes);
+    whole = arena_round(bytes > 0 ? bytes : 1);
     base = aligned_alloc(ARENA_ALIGN, (size_t)whole);
     if (!base) FAIL(E_MEMORY, "%lld bytes of host memory", (long long)whole);
     memset(base, 0, (size_t)whole);
@@ -34,13 +36,11 @@ void arena_destroy(struct arena *a)
 
 enum status arena_take(struct arena *a, int64_t bytes, void **p)
 {
-    const int64_t piece = arena_round(bytes);
-
-    if (bytes < 0 || piece > a->bytes - a->used)
+    if (bytes < 0 || bytes > a->bytes - a->used) /* both are whole pieces: no rounding passes it */
         FAIL(E_MEMORY, "arena: %lld bytes wanted, %lld of %lld left", (long long)bytes,
              (long long)(a->bytes - a->used), (long long)a->bytes);
     *p = a->base + a->used;
-    a->used += piece;
+    a->used += arena_round(bytes);
     return OK;
 }
 
