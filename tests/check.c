@@ -48,7 +48,8 @@ void check_close(const char *file, int line, const char *what, const float *a, c
         if (!(fabs((double)a[i] - b[i]) <= fabs((double)a[worst] - b[worst]))) worst = i;
         if (isnan(a[i])) break;
     }
-    fprintf(stderr, "%s:%d: %s: relative error %.3g > %.3g; worst at %lld of %lld: %.9g, expected %.9g\n",
+    fprintf(stderr,
+            "%s:%d: %s: relative error %.3g > %.3g; worst at %lld of %lld: %.9g, expected %.9g\n",
             file, line, what, err, tol, (long long)worst, (long long)n, n ? (double)a[worst] : 0,
             n ? (double)b[worst] : 0);
     check_fails++;

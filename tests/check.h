@@ -16,9 +16,9 @@ enum { CHECK_SKIP = 77 };
 
 extern int check_fails; /* the exit code of a test that uses CHECK is check_fails != 0 */
 
-#define CHECK(cond)                                                       \
-    do {                                                                  \
-        if (!(cond)) check_report(__FILE__, __LINE__, #cond);             \
+#define CHECK(cond)                                                                                \
+    do {                                                                                           \
+        if (!(cond)) check_report(__FILE__, __LINE__, #cond);                                      \
     } while (0)
 void check_report(const char *file, int line, const char *cond);
 
@@ -30,7 +30,7 @@ double check_rel_err(const float *a, const float *b, int64_t n);
 void check_close(const char *file, int line, const char *what, const float *a, const float *b,
                  int64_t n, double tol);
 
-#define CHECK_SAME_BITS(a, b, bytes) \
+#define CHECK_SAME_BITS(a, b, bytes)                                                               \
     check_same_bits(__FILE__, __LINE__, #a " == " #b, (a), (b), (bytes))
 void check_same_bits(const char *file, int line, const char *what, const void *a, const void *b,
                      int64_t bytes);

@@ -97,16 +97,24 @@ static inline void op_case_reference(const struct ops *be, const struct op_case 
 
 static inline void op_case_threads(const struct ops *be, const struct op_case *c)
 {
-    const struct op_case one = op_case_fresh(c), two = op_case_fresh(c);
+    const struct op_case one = op_case_fresh(c);
 
     omp_set_num_threads(1);
     op_case_forward_backward(be, &one);
-    omp_set_num_threads(2);
-    op_case_forward_backward(be, &two);
-    op_case_bits(c, "y on one thread and two", two.y, one.y);
-    for (int k = 0; k < c->n_inputs; k++)
-        if (c->gradient[k].n_dims > 0)
-            op_case_bits(c, "gradient on one thread and two", two.gradient[k], one.gradient[k]);
+    for (int n_threads = 2; n_threads <= 5; n_threads += 3) {
+        const struct op_case many = op_case_fresh(c);
+
+        omp_set_num_threads(n_threads);
+        op_case_forward_backward(be, &many);
+        op_case_bits(c, "y on one thread and more", many.y, one.y);
+        for (int i = 0; i < 2; i++)
+            if (c->kept[i].n_dims > 0)
+                op_case_bits(c, "kept on one thread and more", many.kept[i], one.kept[i]);
+        for (int k = 0; k < c->n_inputs; k++)
+            if (c->gradient[k].n_dims > 0)
+                op_case_bits(c, "gradient on one thread and more", many.gradient[k],
+                             one.gradient[k]);
+    }
 }
 
 /* Added twice is twice; wanted alone is the same as wanted with others. */

@@ -100,6 +100,7 @@ int main(int argc, char **argv)
             ask(be, sizes[i][0], sizes[i][1], (enum activation)act);
     far_from_zero(be, 16);
     far_from_zero(be, 99);
+    far_from_zero(be, 768);
     works_in_place(be);
     shapes_are_checked(be);
     return check_done("test_layernorm");
