@@ -24,10 +24,12 @@ struct objective {
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor runs, first; /* of the slot; runs grows when a slot has more than ever before */
-    void *runs_memory, *first_memory;
-    float *host_value;  /* (M,K,4) */
-    int32_t *host_ints; /* (2·M) */
+    struct tensor first; /* (M+1) of the chunk, into runs */
+    struct tensor runs;  /* of the slot; grows when a slot has more than ever before */
+    void *runs_memory;   /* owned */
+    float *host_value;   /* (M,K,4) */
+    int32_t *host_ints;  /* (2·M) */
+    int64_t *host_first; /* (M+1) */
     XXH3_state_t *trace;
     struct objective_times times;
 };
@@ -79,6 +81,7 @@ static void carve(struct objective *o)
     take(o, &o->candidates, tensor_2d(NULL, I32, M, 2));
     take(o, &o->size, tensor_1d(NULL, F32, 2));
     take(o, &o->key, tensor_1d(NULL, I64, 2));
+    take(o, &o->first, tensor_1d(NULL, I64, M + 1));
     take(o, &o->d_mask, tensor_3d(NULL, F32, M, L, L));
     for (int i = 0; i < s->n_rounds_kept; i++) {
         take(o, o->value + i, tensor_3d(NULL, F32, M, MASK_TOKENS, MASK_LOSS_VALUES));
@@ -124,16 +127,15 @@ static enum status create(struct objective *o)
     o->selected = calloc(kept, sizeof *o->selected);
     o->host_value = calloc(M * MASK_TOKENS * MASK_LOSS_VALUES, sizeof *o->host_value);
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
+    o->host_first = calloc(M + 1, sizeof *o->host_first);
     o->trace = XXH3_createState();
-    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->trace)
+    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->host_first || !o->trace)
         FAIL(E_MEMORY, "the objective's lists");
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
     o->runs = tensor_1d(NULL, I32, RUNS_ROOM);
-    o->first = tensor_1d(NULL, I64, s->config->train_masks + 1);
-    TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
-    return s->ops->alloc(&o->first_memory, tensor_bytes(o->first));
+    return s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs));
 }
 
 static void configure(struct objective *o, const struct config *c)
@@ -196,18 +198,18 @@ void objective_destroy(struct objective *o)
     if (!o) return;
     if (o->memory) o->sam->ops->free(o->memory);
     if (o->runs_memory) o->sam->ops->free(o->runs_memory);
-    if (o->first_memory) o->sam->ops->free(o->first_memory);
     XXH3_freeState(o->trace);
     free(o->value);
     free(o->selected);
     free(o->host_value);
     free(o->host_ints);
+    free(o->host_first);
     free(o);
 }
 
 /* ---- one slot ------------------------------------------------------------------------------- */
 /* The slot's masks to the device. Its runs may be more than there was ever room for: rare, and counted by the arena. */
-static enum status put_masks(struct objective *o, const struct loader_slot *slot)
+static enum status put_runs(struct objective *o, const struct loader_slot *slot)
 {
     struct sam *s = o->sam;
 
@@ -218,9 +220,7 @@ static enum status put_masks(struct objective *o, const struct loader_slot *slot
         TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
     }
     o->runs.data = o->runs_memory;
-    o->first.data = o->first_memory;
-    TRY(s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream));
-    return s->ops->put(o->first.data, slot->first, tensor_bytes(o->first), &s->stream);
+    return s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream);
 }
 
 static enum status put_key(struct objective *o, struct tensor t, struct rng_key key)
@@ -230,26 +230,28 @@ static enum status put_key(struct objective *o, struct tensor t, struct rng_key 
     return o->sam->ops->put(t.data, words, sizeof words, &o->sam->stream);
 }
 
-/* Truth, boxes and weights of the chunk that begins with mask `begin`. */
+/* Truth, boxes and weights of the chunk that begins with mask `begin`. It may reach beyond the slot's last mask: what lies
+ * there is empty and weighs nothing. */
 static enum status put_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin)
 {
     struct sam *s = o->sam;
     const int64_t M = s->M, S = s->config->model_image_size;
+    const int64_t n = slot->n_masks - begin < M ? slot->n_masks - begin : M;
     int32_t geometry[5] = { slot->height, slot->width, slot->new_height, slot->new_width,
                             (int32_t)S };
-    struct tensor first = o->first;
 
     for (int64_t m = 0; m < M; m++) {
-        o->host_value[m] = begin + m < slot->n_masks ? 1 : 0;
+        o->host_value[m] = m < n ? 1 : 0;
         o->host_ints[2 * m] = (int32_t)((slot->new_height * o->R + S - 1) / S);
         o->host_ints[2 * m + 1] = (int32_t)((slot->new_width * o->R + S - 1) / S);
     }
+    for (int64_t m = 0; m <= M; m++) o->host_first[m] = slot->first[begin + (m < n ? m : n)];
     TRY(s->ops->put(o->weight.data, o->host_value, M * 4, &s->stream));
     TRY(s->ops->put(o->valid.data, o->host_ints, M * 8, &s->stream));
-    TRY(s->ops->put(o->box.data, slot->box + 4 * begin, M * 16, &s->stream));
-    first.data = (int64_t *)o->first.data + begin;
-    first.dim[0] = M + 1;
-    TRY(s->ops->rasterize(o->gt, o->runs, first, tensor_1d(geometry, I32, 5), &s->stream));
+    TRY(s->ops->put(o->first.data, o->host_first, tensor_bytes(o->first), &s->stream));
+    TRY(s->ops->zero(o->box.data, tensor_bytes(o->box), &s->stream));
+    TRY(s->ops->put(o->box.data, slot->box + 4 * begin, n * 16, &s->stream));
+    TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &s->stream));
     XXH3_64bits_update(o->trace, o->gt.data, (size_t)tensor_bytes(o->gt));
     return OK;
 }
@@ -453,8 +455,7 @@ static enum status draw_drop_path(struct objective *o, const struct loader_slot 
     float scale[2 * 256];
 
     for (int b = 0; b < 2 * (int)c->model_depth; b++) {
-        const double rate =
-            c->model_depth > 1 ? c->train_drop_path * (b / 2) / (double)(c->model_depth - 1) : 0;
+        const double rate = schedule_drop_path(c, b / 2);
 
         s->branch_off[b] = (double)rng_uniform(key, (uint64_t)b) < rate;
         scale[b] = (float)(1 / (1 - rate));
@@ -474,7 +475,7 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
     *losses = (struct objective_losses){ .n_masks = slot->n_masks };
     XXH3_64bits_reset(o->trace);
     TRY(draw_drop_path(o, slot));
-    TRY(put_masks(o, slot));
+    TRY(put_runs(o, slot));
     TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));
     TRY(put_key(o, o->key,
                 rng_stream((uint64_t)s->config->train_seed, RNG_PROMPT, (uint64_t)slot->step,

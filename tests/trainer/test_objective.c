@@ -198,6 +198,11 @@ int main(void)
     other = plain;
     other.train_chunk = 4;
     gradients_agree(plain, &ops_cpu, other, &ops_cpu, 2e-6, "chunks of 2 and 4");
+    /* the last chunk reaches beyond the last mask, and beyond all that the slot has room for */
+    other.train_chunk = 3;
+    gradients_agree(plain, &ops_cpu, other, &ops_cpu, 2e-6, "chunks of 2 and 3");
+    other.train_chunk = 40;
+    gradients_agree(plain, &ops_cpu, other, &ops_cpu, 2e-6, "chunks of 2 and 40");
     prompts_are_functions_of_counters();
     rounds_are_planned_as_in_the_paper();
     dropped_branches_are_left_out();
