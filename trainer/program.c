@@ -603,7 +603,8 @@ static struct tensor resolve(const struct program *p, int value, const struct pr
         t.data = run->params ? run->params + x->offset : NULL;
         break;
     case VALUE_BLOCK:
-        t.data = at_offset(run->block, root->at[root->again && !forward ? AGAIN : KEPT].offset);
+        t.data = at_offset(run->block, root->at[root->again && !forward ? AGAIN : KEPT].offset +
+                                           x->offset * dtype_bytes(t.dtype));
         break;
     }
     return t;
