@@ -113,7 +113,7 @@ enum status cmd_eval(int argc, char **argv)
     struct evaluation e = { .o.max_clicks = EVAL_CLICKS, .o.n_overlays = 8 };
     const char *config = NULL, *train = NULL;
     int64_t clicks = EVAL_CLICKS, min_pixels = -1;
-    double min_area = -1;
+    double min_area = -1, max_area = -1;
     bool done = false;
     const struct option_row rows[] = {
         { "config", 'c', OPTION_TEXT, &config, 0, 0, "FILE",
@@ -125,6 +125,8 @@ enum status cmd_eval(int argc, char **argv)
           "N random masks an image; 0: all" },
         { "min-area", 0, OPTION_NUMBER, &min_area, -1, 1, "SHARE",
           "leave out smaller masks; -1: as the configuration says" },
+        { "max-area", 0, OPTION_NUMBER, &max_area, -1, 1, "SHARE",
+          "leave out larger masks; -1: as the configuration says" },
         { "min-pixels", 0, OPTION_INT, &min_pixels, -1, 1e12, "N",
           "leave out smaller masks; -1: as the configuration says" },
         { "train", 0, OPTION_TEXT, &train, 0, 0, "SHARDS",
@@ -167,6 +169,7 @@ enum status cmd_eval(int argc, char **argv)
     else
         TRY(weights_config(arguments[0], &e.config));
     if (min_area >= 0) e.config.data_min_area = min_area;
+    if (max_area >= 0) e.config.data_max_area = max_area;
     if (min_pixels >= 0) e.config.data_min_pixels = min_pixels;
     if (e.blind) e.config.data_blind = true;
     e.o.config = &e.config;

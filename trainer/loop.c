@@ -13,6 +13,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
+#include "trainer/agree.h"
 #include "trainer/checkpoint.h"
 #include "trainer/cost.h"
 #include "trainer/eval.h"
@@ -26,7 +27,7 @@
 enum request { STOP_NONE, STOP_ASKED, STOP_BUDGET };
 /* The watchdog ends a rank only after every wait inside it has had its chance to name what it waited for. */
 enum { WATCHDOG_MARGIN_MS = 30000 };
-enum { AGREE_STOP, AGREE_WAIT_NS, AGREE_STEP_NS, AGREE_COUNT };
+enum { AGREE_STOP, AGREE_WAIT_NS, AGREE_COUNT };
 
 struct loop {
     const struct loop_options *o;
@@ -46,7 +47,7 @@ struct loop {
     struct cost cost;
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
-    int64_t saved_step, step_began_ns, save_ns, loader_wait_ns, own_steps;
+    int64_t saved_step, step_began_ns, save_ns, eval_ns, loader_wait_ns, own_steps;
     double exposed_seconds, grad_norm;
     bool skipped;
     struct objective_losses sum;
@@ -73,12 +74,20 @@ static enum status add_gradients(struct loop *l)
     return learner_sum(&l->learner, &l->grad_norm, &l->exposed_seconds);
 }
 
+static bool due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
 /* ---- agreement ------------------------------------------------------------------------------ */
 static int64_t request(const struct loop *l)
 {
     const int64_t step_ns = clock_ns() - l->step_began_ns;
 
-    if (l->ledger && !ledger_fits(l->ledger, step_ns, l->save_ns)) return STOP_BUDGET;
+    /* at->step is still the step being ended: two on is the next one's end */
+    const int64_t eval_ns = due(l->at.step + 2, l->c->eval_every) ? l->eval_ns : 0;
+
+    if (l->ledger && !ledger_fits(l->ledger, step_ns + eval_ns, l->save_ns)) return STOP_BUDGET;
     if (signals_stop_wanted()) return STOP_ASKED;
     return l->o->stop_after > 0 && l->own_steps + 1 >= l->o->stop_after ? STOP_ASKED : STOP_NONE;
 }
@@ -90,7 +99,6 @@ static enum status agree(struct loop *l)
 
     l->agreed[AGREE_STOP] = request(l);
     l->agreed[AGREE_WAIT_NS] = l->loader_wait_ns;
-    l->agreed[AGREE_STEP_NS] = clock_ns() - l->step_began_ns;
     TRY(l->comm->ops->all_reduce_max(l->comm, l->agreed, AGREE_COUNT));
     TRY(l->comm->ops->all_gather_v(l->comm, l->losses, mine, l->counts));
     l->sum = (struct objective_losses){ 0 };
@@ -178,11 +186,6 @@ static enum status save(struct loop *l)
     return OK;
 }
 
-static bool due(int64_t step, int64_t every)
-{
-    return every > 0 && step % every == 0;
-}
-
 /* ---- reports -------------------------------------------------------------------------------- */
 static double peak_gib(void)
 {
@@ -194,7 +197,7 @@ static double peak_gib(void)
 static enum status report(struct loop *l)
 {
     const double masks = l->sum.n_masks > 0 ? (double)l->sum.n_masks : 1;
-    const double seconds = 1e-9 * (double)l->agreed[AGREE_STEP_NS];
+    const double seconds = 1e-9 * (double)(clock_ns() - l->step_began_ns);
     struct metrics_row row = {
         .step = l->at.step,
         .loss_total = total_loss(l) / masks,
@@ -229,12 +232,14 @@ static enum status report_state(struct loop *l, enum run_state state)
 
 static enum status evaluate(struct loop *l)
 {
+    const int64_t began = clock_ns();
     struct eval_scores scores;
 
     if (!l->eval) return OK;
     watchdog_feed("evaluating", l->at.step, 0);
     TRY(eval_weights(l->eval, l->learner.sam->weights));
     TRY(eval_run(l->eval, l->comm, &scores));
+    l->eval_ns = clock_ns() - began;
     if (l->metrics) TRY(metrics_eval(l->metrics, l->at.step, &scores));
     return OK;
 }
@@ -384,7 +389,7 @@ static enum status create_records(struct loop *l)
     TRY(metrics_open(&l->metrics, run_folder_path(l->folder), l->at.step, l->c->train_steps));
     TRY(ledger_open(&l->ledger, &o));
     if (ledger_fits(l->ledger, 0, 0)) return OK;
-    FAIL(E_STOPPED, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
+    FAIL(E_CONFIG, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
          l->c->run_budget_hours);
 }
 
@@ -416,7 +421,7 @@ static enum status create(struct loop *l)
     TRY(create_learner(l));
     TRY(begin_or_resume(l));
     snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
-    TRY(create_records(l));
+    TRY(agree_worst(l->comm, create_records(l))); /* rank 0 alone keeps them */
     TRY(create_loader(l));
     return create_eval(l);
 }

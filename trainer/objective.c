@@ -307,6 +307,18 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
     return i == 1 && !plan->click[0] && c->train_silent_multimask ? SAM_NEXT_THREE : SAM_NEXT;
 }
 
+/* Of the IoU head over mask m's candidates, from host_value. */
+static double mean_error(const struct objective *o, const struct round *r, int64_t m)
+{
+    const int64_t K = r->value.dim[1];
+    const struct candidates c = candidates_of(r->loss.candidates.data, m, K);
+    double sum = 0;
+
+    for (int64_t k = c.begin; k < c.end; k++)
+        sum += (double)o->host_value[(m * K + k) * MASK_LOSS_VALUES + MASK_LOSS_ERR];
+    return sum / (double)(c.end - c.begin);
+}
+
 static enum status add_losses(struct objective *o, const struct round *r, int64_t n_valid,
                               bool last, struct objective_losses *sum)
 {
@@ -322,7 +334,7 @@ static enum status add_losses(struct objective *o, const struct round *r, int64_
 
         sum->focal += v[MASK_LOSS_FOCAL];
         sum->dice += v[MASK_LOSS_DICE];
-        sum->iou_error += v[MASK_LOSS_ERR];
+        sum->iou_error += r->loss.iou_all ? mean_error(o, r, m) : (double)v[MASK_LOSS_ERR];
         if (r->index == 0) sum->iou_first += v[MASK_LOSS_IOU];
         if (last) sum->iou_last += v[MASK_LOSS_IOU];
     }
