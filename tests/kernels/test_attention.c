@@ -300,6 +300,13 @@ int main(int argc, char **argv)
           .window = 0,
           .rel = true }, /* many blocks */
         { .n = 2, .h = 5, .w = 9, .heads = 3, .d = 7, .window = 0, .rel = true },
+        { .n = 1,
+          .h = 2,
+          .w = 300,
+          .heads = 1,
+          .d = 8,
+          .window = 0,
+          .rel = true }, /* a row of keys wider than a tile, fewer rows than keys could be split */
         { .n = 2, .h = 5, .w = 9, .heads = 2, .d = 5, .window = 4, .rel = false },
         { .n = 1, .h = 3, .w = 2, .heads = 2, .d = 8, .window = 7, .rel = true },
         { .n = 1, .h = 1, .w = 1, .heads = 1, .d = 1, .window = 0, .rel = true },

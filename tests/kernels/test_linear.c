@@ -54,6 +54,25 @@ static void ask_relu_derivative(const struct ops *be)
     op_case_ask(be, &c);
 }
 
+/* x 1 2 · w 3 4, 5 6, 7 8 and b; Φ(1) from a table. */
+static void by_hand(const struct ops *be)
+{
+    struct tensor x = OP_ZEROS(F32, 1, 2), w = OP_ZEROS(F32, 3, 2), b = OP_ZEROS(F32, 3);
+    struct tensor y = OP_ZEROS(F32, 1, 3), pre = OP_ZEROS(F32, 1, 3);
+    const float *got = y.data;
+
+    memcpy(x.data, (const float[]){ 1, 2 }, 8);
+    memcpy(w.data, (const float[]){ 3, 4, 5, 6, 7, 8 }, 24);
+    memcpy(b.data, (const float[]){ -10, -18, -25 }, 12);
+    OP_RUN(be->linear_fwd(y, tensor_none(), x, w, b, ACT_NONE, s));
+    CHECK(got[0] == 1 && got[1] == -1 && got[2] == -2);
+    OP_RUN(be->linear_fwd(y, tensor_none(), x, w, b, ACT_RELU, s));
+    CHECK(got[0] == 1 && got[1] == 0 && got[2] == 0);
+    OP_RUN(be->linear_fwd(y, pre, x, w, b, ACT_GELU, s));
+    CHECK_SAME_BITS(pre.data, ((const float[]){ 1, -1, -2 }), 12);
+    CHECK(fabs(got[0] - 0.8413447461) <= 3e-7 && fabs(got[1] + 0.1586552539) <= 3e-7);
+}
+
 /* Leading dimensions are folded; a NaN must not be lost on the way through an activation. */
 static void folds_and_keeps_nan(const struct ops *be)
 {
@@ -134,6 +153,7 @@ int main(int argc, char **argv)
                 (enum activation)act);
     ask(be, 66, 725, 725, true, ACT_GELU); /* weights too many for each lane to sum up its own */
     ask_relu_derivative(be);
+    by_hand(be);
     folds_and_keeps_nan(be);
     shapes_are_checked(be);
     return check_done("test_linear");

@@ -28,6 +28,21 @@ static void ask(const struct ops *be, int64_t n_m, int n_h, int64_t h, int64_t w
     op_case_ask(be, &c);
 }
 
+/* Two masks, two tokens, three pixels of two channels: 100·(token's own) + pixel's own. */
+static void by_hand(const struct ops *be)
+{
+    struct tensor h[2] = { OP_ZEROS(F32, 2, 2), OP_ZEROS(F32, 2, 2) };
+    struct tensor u = OP_ZEROS(F32, 2, 1, 3, 2), y = OP_ZEROS(F32, 2, 2, 1, 3);
+
+    memcpy(h[0].data, (const float[]){ 100, 1, 200, 1 }, 16);
+    memcpy(h[1].data, (const float[]){ 300, 2, 400, 2 }, 16);
+    memcpy(u.data, (const float[]){ 1, 5, 1, 6, 1, 7, 2, 8, 2, 9, 2, 10 }, 48);
+    OP_RUN(be->mask_product_fwd(y, h, 2, u, s));
+    CHECK_SAME_BITS(y.data,
+                    ((const float[]){ 105, 106, 107, 310, 312, 314, 408, 409, 410, 816, 818, 820 }),
+                    48);
+}
+
 static void shapes_are_checked(const struct ops *be)
 {
     struct tensor h[9], dh[9], u = OP_ZEROS(F32, 2, 3, 4, 5), y = OP_ZEROS(F32, 2, 2, 3, 4);
@@ -57,6 +72,7 @@ int main(int argc, char **argv)
     ask(be, 2, 3, 9, 7, 48);
     ask(be, 1, 1, 1, 1, 1);
     ask(be, 0, 2, 3, 4, 5);
+    by_hand(be);
     shapes_are_checked(be);
     return check_done("test_mask_product");
 }

@@ -68,6 +68,11 @@ static void drops_as_the_header_says(const struct ops *be)
     }
     CHECK(n_wrong == 0);
     CHECK(fabs((double)n_kept / N - 0.7) <= 5 * sqrt(0.21 / N)); /* five standard deviations */
+
+    const float own = rng_uniform(key, 4321); /* drawn exactly: kept */
+
+    OP_RUN(be->residual_fwd(y, tensor_none(), b, tensor_none(), key_of(5, 6), own, 9, s));
+    CHECK(own > 0 && fabsf(y_data[4321] * (1 - own) - 1) <= 1e-6f);
 }
 
 static void works_in_place(const struct ops *be)
