@@ -53,8 +53,7 @@ void log_write(enum log_level level, const char *fmt, ...)
 
     if (level > log_state.level) return;
     n = snprintf(line, room, "%s ", clock_text(clock_wall_ns(), time));
-    if (log_state.n_ranks > 1)
-        n += snprintf(line + n, room - (size_t)n, "[%d] ", log_state.rank);
+    if (log_state.n_ranks > 1) n += snprintf(line + n, room - (size_t)n, "[%d] ", log_state.rank);
     if (level != LOG_INFO) n += snprintf(line + n, room - (size_t)n, "%s: ", level_names[level]);
     va_start(ap, fmt);
     vsnprintf(line + n, room - (size_t)n, fmt, ap);

@@ -96,8 +96,8 @@ const char *tensor_text(struct tensor t, char buf[TENSOR_TEXT])
     int n = snprintf(buf, TENSOR_TEXT, "(");
 
     for (int i = 0; i < t.n_dims && n < TENSOR_TEXT - 24; i++)
-        n += snprintf(buf + n, (size_t)(TENSOR_TEXT - n), i ? ",%lld" : "%lld",
-                      (long long)t.dim[i]);
+        n +=
+            snprintf(buf + n, (size_t)(TENSOR_TEXT - n), i ? ",%lld" : "%lld", (long long)t.dim[i]);
     snprintf(buf + n, (size_t)(TENSOR_TEXT - n), ") %s", dtype_name(t.dtype));
     return buf;
 }

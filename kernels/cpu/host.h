@@ -13,9 +13,8 @@ enum status host_zero(void *dev, int64_t bytes, struct stream *s);
 enum status host_accumulate(float *dst, const float *src, int64_t n, struct stream *s);
 enum status host_sync(struct stream *s);
 
-#define HOST_VERBS                                                                      \
-    .open = host_open, .alloc = host_alloc, .free = host_free, .put = host_put,         \
-    .get = host_get, .copy = host_put, .zero = host_zero, .accumulate = host_accumulate, \
-    .sync = host_sync
+#define HOST_VERBS                                                                                 \
+    .open = host_open, .alloc = host_alloc, .free = host_free, .put = host_put, .get = host_get,   \
+    .copy = host_put, .zero = host_zero, .accumulate = host_accumulate, .sync = host_sync
 
 #endif

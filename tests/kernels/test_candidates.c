@@ -1,14 +1,12 @@
-/* What may be selected and fed back, mask by mask. argv[1]: the backend. */
+/* What may be selected and fed back, mask by mask. */
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
-#include "kernels/ops.h"
 #include "tests/kernels/op.h"
 
 enum { M = 3, K = 4, H = 2 };
 
-/* Masks 0 and 1 have candidates 1…3 and 0 alone; mask 2 has all. Truth is all foreground, so the greatest logit has the least loss. */
+/* Masks 0 and 1 have candidates 1…3 and 0 alone; mask 2 has all. Truth is all foreground, so the
+ * greatest logit has the least loss. */
 static float logits[M * K * H * H], iou_pred[M * K];
 static uint8_t gt[M * H * H];
 static int32_t candidates[M * 2] = { 1, 4, 0, 1, 0, 4 };
@@ -73,9 +71,8 @@ static void feedback(const struct ops *be)
 
 int main(int argc, char **argv)
 {
-    const struct ops *be = argc > 1 ? ops_find(argv[1]) : NULL;
+    const struct ops *be = op_backend(argc, argv);
 
-    if (!be) return 2;
     fill();
     selection(be);
     feedback(be);

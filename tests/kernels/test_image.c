@@ -62,7 +62,7 @@ static void shapes_are_checked(const struct ops *be)
 int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
-    static const int32_t sizes[][2] = { { 37, 20 }, { 1, 37 },  { 0, 9 },
+    static const int32_t sizes[][2] = { { 37, 20 }, { 1, 37 }, { 0, 9 },
                                         { 99, 99 }, { 5, -2 }, { -3, -1 } };
 
     normalizes(be, U8, 37, sizes, 6);
