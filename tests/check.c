@@ -10,9 +10,12 @@ int check_fails;
 enum { GUARD_BYTES = 64, MAX_BUFFERS = 4096 };
 static const unsigned char guard = 0xA5;
 
+static const struct check_memory *device; /* NULL: the host's memory */
+
 static struct {
     unsigned char *base;
     int64_t bytes;
+    bool on_device; /* no guard words */
 } buffers[MAX_BUFFERS];
 static int n_buffers;
 
@@ -69,8 +72,26 @@ void check_same_bits(const char *file, int line, const char *what, const void *a
     }
 }
 
+void check_set_memory(const struct check_memory *m)
+{
+    device = m;
+}
+
+static void *device_alloc(int64_t bytes)
+{
+    if (n_buffers == MAX_BUFFERS) {
+        fprintf(stderr, "check_alloc: out of buffers\n");
+        exit(1);
+    }
+    buffers[n_buffers].base = device->take(bytes, "tensor", true);
+    buffers[n_buffers].on_device = true;
+    return buffers[n_buffers++].base;
+}
+
 void *check_alloc(int64_t bytes)
 {
+    if (device) return device_alloc(bytes);
+
     const int64_t whole = bytes + 2 * GUARD_BYTES;
     unsigned char *base = aligned_alloc(64, (size_t)((whole + 63) / 64 * 64));
 
@@ -81,13 +102,37 @@ void *check_alloc(int64_t bytes)
     memset(base, guard, (size_t)whole);
     memset(base + GUARD_BYTES, 0, (size_t)bytes);
     buffers[n_buffers].base = base;
+    buffers[n_buffers].on_device = false;
     buffers[n_buffers++].bytes = bytes;
     return base + GUARD_BYTES;
+}
+
+static void *scratch; /* a block of scratch_bytes, grown when needed; or the device's last one */
+static int64_t scratch_bytes;
+
+void *check_scratch(int64_t bytes)
+{
+    unsigned char *p;
+
+    if (device) {
+        device->give(scratch);
+        return scratch = device->take(bytes, "scratch", false);
+    }
+    if (bytes > scratch_bytes) {
+        scratch = check_alloc(bytes);
+        scratch_bytes = bytes;
+    }
+    if (!scratch) return NULL;
+    /* ends at the block's end, so that the guard words stand right behind what was asked for */
+    p = (unsigned char *)scratch + (scratch_bytes - bytes) / 64 * 64;
+    memset(p, 0xFF, (size_t)bytes);
+    return p;
 }
 
 void check_guards(void)
 {
     for (int b = 0; b < n_buffers; b++) {
+        if (buffers[b].on_device) continue;
         const unsigned char *front = buffers[b].base;
         const unsigned char *back = front + GUARD_BYTES + buffers[b].bytes;
 
@@ -104,8 +149,19 @@ void check_guards(void)
 int check_done(const char *test)
 {
     check_guards();
-    for (int b = 0; b < n_buffers; b++) free(buffers[b].base);
+    for (int b = 0; b < n_buffers; b++) {
+        if (buffers[b].on_device)
+            device->give(buffers[b].base);
+        else
+            free(buffers[b].base);
+    }
     n_buffers = 0;
+    if (device) {
+        device->give(scratch);
+        if (device->n_faults() > 0) check_fails++;
+    }
+    scratch = NULL;
+    scratch_bytes = 0;
     printf("%s: %s\n", test, check_fails ? "FAILED" : "ok");
     return check_fails != 0;
 }

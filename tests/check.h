@@ -39,6 +39,20 @@ void check_same_bits(const char *file, int line, const char *what, const void *a
 void *check_alloc(int64_t bytes);
 void check_guards(void);
 
+/* NaN, with guard words right behind; until the next call. */
+void *check_scratch(int64_t bytes);
+
+/* Memory of a device that host code may touch too. It guards its buffers itself: what it has to say
+ * by the end is n_faults. Scratch that is read before it is written is one. */
+struct check_memory {
+    void *(*take)(int64_t bytes, const char *name, bool zeros);
+    void (*give)(void *p); /* NULL is allowed */
+    int64_t (*n_faults)(void);
+};
+
+/* Where buffers come from henceforth. Keeps m. */
+void check_set_memory(const struct check_memory *m);
+
 /* Checks all guards, frees all buffers, prints the verdict; returns the exit code. */
 int check_done(const char *test);
 

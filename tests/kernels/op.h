@@ -14,22 +14,13 @@
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include "tests/check.h"
+#ifdef TESTS_ON_EMU
+#include "tests/emu/device_memory.h"
+#endif
 
-/* One block, grown when needed, shared by all calls of a test. */
 static inline struct stream op_stream(int64_t scratch_need)
 {
-    static void *block;
-    static int64_t block_bytes;
-    struct stream s = { .scratch_bytes = scratch_need };
-
-    if (scratch_need > block_bytes) {
-        block = check_alloc(scratch_need);
-        block_bytes = scratch_need;
-    }
-    /* ends at the block's end, so that the guard words stand right behind what was asked for */
-    s.scratch = block ? (char *)block + (block_bytes - scratch_need) / 64 * 64 : NULL;
-    if (scratch_need > 0) memset(s.scratch, 0xFF, (size_t)scratch_need);
-    return s;
+    return (struct stream){ .scratch_bytes = scratch_need, .scratch = check_scratch(scratch_need) };
 }
 
 #define OP_RUN(call)                                                                               \
@@ -111,19 +102,25 @@ static inline struct tensor op_adding(struct tensor t)
     return t;
 }
 
-/* The backend named on the command line; the test ends here when there is none. */
+/* The backend named on the command line; the test ends here when there is none. On the emulator,
+ * tensors are made in the device's memory: kernels see nothing else. */
 static inline const struct ops *op_backend(int argc, char **argv)
 {
     const struct ops *be = argc == 2 ? ops_find(argv[1]) : NULL;
 
     if (!be) {
-        fprintf(stderr, "usage: %s <backend>, ref or cpu\n", argv[0]);
+        fprintf(stderr, "usage: %s <backend>, ref, cpu or emu\n", argv[0]);
         exit(2);
     }
     if (be->open() != OK) {
         printf("skipped: backend %s does not open here\n", be->name);
         exit(CHECK_SKIP);
     }
+#ifdef TESTS_ON_EMU
+    static const struct check_memory memory = { emu_take, emu_give, emu_reports };
+
+    check_set_memory(&memory);
+#endif
     return be;
 }
 

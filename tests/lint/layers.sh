@@ -33,7 +33,7 @@ layer tests         'kernels|data_pipeline|cluster|trainer|tests'
 # A backend's own headers stay inside it: others see it through its table.
 report 'the headers of kernels/cpu belong to kernels/cpu, its tests, and the benchmark' "$(
     sources kernels data_pipeline cluster trainer |
-        grep -vE '^(kernels/(cpu|ref)/|trainer/(cmd_)?bench)' |
+        grep -vE '^(kernels/(cpu|ref|cuda)/|trainer/(cmd_)?bench)' |
         xargs -r grep -nE '^ *# *include *"kernels/(cpu|ref|cuda)/' /dev/null)"
 
 # only HEADER ALLOWED: where a library is known by name.

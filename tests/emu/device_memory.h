@@ -1,0 +1,64 @@
+/* The emulated device's memory, as host code sees it, and what the emulator has to say.
+ *
+ * Each buffer has exactly its size: a kernel's access outside is reported with its source line in a
+ * checked build; in a fast one it meets a guard page or, within 256 bytes, a pattern looked at when
+ * the buffer is given back. Not for several threads: the emulator lives on the one that uses it. */
+#ifndef TESTS_EMU_DEVICE_MEMORY_H
+#define TESTS_EMU_DEVICE_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What can be reported, and what it is called. Each has a planted bug in selftest.cu. */
+#define EMU_REPORT_LIST(X)                                                                         \
+    X(RACE, "RACE")                           /* two accesses, no barrier between */               \
+    X(IN_FLIGHT, "CPASYNC-IN-FLIGHT")         /* touched before its cp.async was waited for */     \
+    X(NOT_WAITED, "CPASYNC-NOT-WAITED")       /* a thread ends with a copy of its own open */      \
+    X(UNINIT, "UNINIT")                       /* read, never written */                            \
+    X(OOB, "OOB")                             /* outside its buffer, or after it was given back */ \
+    X(MISALIGNED, "MISALIGNED")               /* a vector at an address it cannot have */          \
+    X(BAD_INDEX, "INDEX")                     /* outside an array of known length */               \
+    X(WILD, "WILD")                           /* a kernel at host memory */                        \
+    X(HOST_DEREF, "HOST-DEREF")               /* host code of a .cu file at device memory */       \
+    X(HOST_OOB, "HOST-OOB")                   /* a copy or fill outside its buffer */              \
+    X(BAD_FREE, "FREE")                       /* given back twice, or never taken */               \
+    X(DIVERGENT_BARRIER, "DIVERGENT-BARRIER") /* not all threads at the same one */                \
+    X(WARP_MASK, "WARP-MASK")                 /* names lanes that are not there, or not itself */  \
+    X(WARP_DIVERGENCE, "WARP-DIVERGENCE")     /* lanes at different collectives */                 \
+    X(SHUFFLE, "SHFL")                        /* from a lane outside the mask */                   \
+    X(DEADLOCK, "DEADLOCK")                   /* threads nobody will release */                    \
+    X(FAULT, "FAULT")                         /* the processor says so; stack overflow */          \
+    X(LAUNCH, "LAUNCH")                       /* no GPU would take it */
+
+#define EMU_REPORT_ENUM(name, text) EMU_##name,
+enum emu_report { EMU_REPORT_LIST(EMU_REPORT_ENUM) EMU_REPORT_COUNT };
+#undef EMU_REPORT_ENUM
+
+/* 256-byte aligned; zeros, or NaN that counts as never written. Stops the program when the 64 GiB
+ * of addresses are used up: they are not used again. Keeps name. */
+void *emu_take(int64_t bytes, const char *name, bool zeros);
+void emu_give(void *p); /* NULL is allowed */
+
+/* True when [p, p + bytes) lies in one buffer; else a report. write: counts as written. */
+bool emu_range(const void *p, int64_t bytes, bool write);
+
+/* 0 threads in order; 1 the last one first, and it runs as far ahead as it can; 2… at random. */
+void emu_set_seed(unsigned seed);
+
+/* Checked builds are those where a kernel was compiled with -fsanitize=thread. */
+bool emu_is_checked(void);
+
+int64_t emu_reports(void); /* since the last emu_forget_reports */
+int64_t emu_reports_of(enum emu_report kind);
+const char *emu_report_name(enum emu_report kind);
+const char *emu_first_report(void); /* its text, "" when there was none */
+void emu_forget_reports(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
