@@ -57,7 +57,6 @@ enum status cmd_train(int argc, char **argv)
         FAIL(E_USAGE,
              "train needs a configuration, such as configs/micro.yaml; see samforge train --help");
     TRY(config_load(&c, arguments[0], arguments + 1, n - 1));
-    TRY(config_check(&c));
     if (dump) return config_dump(&c, stdout);
     o.config = &c;
     o.config_path = arguments[0];
@@ -65,9 +64,6 @@ enum status cmd_train(int argc, char **argv)
     TRY(signals_catch()); /* before MPI starts: it would die of one */
     TRY(comm_create(&o.comm, c.run_timeout_s * 1000));
     s = loop_run(&o);
-    if (s != OK && s != E_STOPPED && o.comm->n_ranks > 1)
-        o.comm->ops->abort(o.comm,
-                           status_exit_code(s)); /* the others must not wait for this rank */
     comm_destroy(o.comm);
     return s;
 }

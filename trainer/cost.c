@@ -33,8 +33,9 @@ static enum status decoder_cost(const struct config *c, const struct ops *ops,
                                 const struct params *params, bool first, struct cost_pass *pass,
                                 int64_t *bytes)
 {
-    const double n = (double)c->train_chunk;
-    const struct mask_decoder_shape shape = { .n_masks = c->train_chunk,
+    const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
+    const double n = (double)chunk;
+    const struct mask_decoder_shape shape = { .n_masks = chunk,
                                               .n_points = objective_points(c),
                                               .mask_prompt = !first,
                                               .mask_prompt_grad = c->train_through_rounds,
@@ -71,10 +72,12 @@ static void add_up(const struct config *c, struct cost *k)
     k->image_flops = k->encoder.forward.flops + k->encoder.backward.flops +
                      masks * (first->forward.flops + first->backward.flops +
                               later * (next->forward.flops + next->backward.flops));
-    k->image_flops_reference =
-        k->encoder.forward.flops_reference + k->encoder.backward.flops_reference +
-        masks * (first->forward.flops_reference + first->backward.flops_reference +
-                 later * (next->forward.flops_reference + next->backward.flops_reference));
+    k->mask_flops_reference =
+        first->forward.flops_reference + first->backward.flops_reference +
+        later * (next->forward.flops_reference + next->backward.flops_reference);
+    k->image_flops_reference = k->encoder.forward.flops_reference +
+                               k->encoder.backward.flops_reference +
+                               masks * k->mask_flops_reference;
     k->step_flops = k->image_flops * (double)c->train_batch;
     k->step_flops_reference = k->image_flops_reference * (double)c->train_batch;
     if (c->train_through_rounds) k->decoder_bytes *= c->train_rounds;

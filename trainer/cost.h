@@ -18,6 +18,7 @@ struct cost {
         decoder_next; /* one mask, one round; without and with a mask prompt */
     double image_flops,
         image_flops_reference; /* training one image: all masks, all rounds, forward and backward */
+    double mask_flops_reference;             /* of these, each mask's */
     double step_flops, step_flops_reference; /* the whole batch */
     int64_t encoder_bytes,
         encoder_bytes_recomputed; /* activations and their gradients, one image, f32 */

@@ -135,8 +135,9 @@ static enum status update(struct loop *l)
                      (long long)l->at.step, total_loss(l) / masks, l->grad_norm);
         if (l->at.skipped_in_row > l->c->optim_bad_steps)
             FAIL(E_DIVERGED,
-                 "%lld steps in a row were not finite; the last checkpoint is of step %lld: try a "
-                 "lower optim.lr or optim.clip",
+                 "%lld steps in a row were not finite (last checkpoint: step %lld, -1 for none): "
+                 "try "
+                 "a lower optim.lr or optim.clip",
                  (long long)l->at.skipped_in_row, (long long)l->saved_step);
         return OK;
     }
@@ -198,7 +199,11 @@ static enum status report(struct loop *l)
 {
     const double masks = l->sum.n_masks > 0 ? (double)l->sum.n_masks : 1;
     const double seconds = 1e-9 * (double)(clock_ns() - l->step_began_ns);
-    struct metrics_row row = {
+    /* images may have fewer masks than train.masks */
+    const int64_t missing = l->c->train_batch * l->c->train_masks - l->sum.n_masks;
+    const double flops =
+        l->cost.step_flops_reference - (double)missing * l->cost.mask_flops_reference;
+    const struct metrics_row row = {
         .step = l->at.step,
         .loss_total = total_loss(l) / masks,
         .loss_focal = l->sum.focal / masks,
@@ -215,7 +220,7 @@ static enum status report(struct loop *l)
         .data_wait_seconds = 1e-9 * (double)l->agreed[AGREE_WAIT_NS],
         .comm_exposed_seconds = l->exposed_seconds,
         .images_per_second = (double)l->c->train_batch / seconds,
-        .gflops = 1e-9 * l->cost.step_flops_reference / seconds,
+        .gflops = 1e-9 * flops / seconds,
         .memory_gib = peak_gib(),
         .rank_hours = l->ledger ? (double)ledger_spent_ns(l->ledger) / 3.6e12 : 0,
     };
@@ -295,9 +300,6 @@ static enum status open_data(struct loop *l)
         FAIL(E_CONFIG,
              "no data to train on: say data.train=FOLDER, a folder made by samforge pack");
     TRY(shard_set_open(&l->train_set, c->data_train));
-    if (c->eval_every > 0 && !*c->data_val)
-        FAIL(E_CONFIG, "eval.every is %lld, but there is no data.val to evaluate on",
-             (long long)c->eval_every);
     return *c->data_val ? shard_set_open(&l->val_set, c->data_val) : OK;
 }
 
@@ -319,13 +321,14 @@ static enum status create_learner(struct loop *l)
 /* The run goes on from its newest checkpoint, or begins with the weights asked for, or with initial ones. */
 static enum status begin_or_resume(struct loop *l)
 {
-    const struct checkpoint_accept accept = { l->o->fresh, l->o->fresh };
+    const struct checkpoint_accept nothing_else = { .config = false, .data = false };
     struct checkpoint_state k;
     bool found = false;
 
     TRY(weights_layout(&l->learner.sam->params, &l->tensor));
     state_of(l, &k);
-    if (!l->o->fresh) TRY(checkpoint_load(&k, l->comm, run_folder_path(l->folder), accept, &found));
+    if (!l->o->fresh)
+        TRY(checkpoint_load(&k, l->comm, run_folder_path(l->folder), nothing_else, &found));
     if (found) {
         l->at = k.counters;
         l->saved_step = l->at.step;
@@ -377,17 +380,30 @@ static enum status create_eval(struct loop *l)
     return l->val_set ? eval_create(&l->eval, &o) : OK;
 }
 
+static int64_t budget_ns(double hours)
+{
+    const double ns = ceil(hours * 3.6e12);
+
+    return ns < 9e18 ? (int64_t)ns : INT64_MAX;
+}
+
 static enum status create_records(struct loop *l)
 {
     const struct ledger_options o = {
         .path = l->ledger_path,
         .n_ranks = l->comm->n_ranks,
-        .budget_ns = (int64_t)(l->c->run_budget_hours * 3.6e12),
+        .budget_ns = budget_ns(l->c->run_budget_hours),
     };
+    struct metrics_row begun = { .step = l->at.step,
+                                 .loss_total = NAN,
+                                 .lr = schedule_lr(l->c, l->at.step),
+                                 .images_per_second = NAN };
 
     if (l->comm->rank != 0) return OK;
     TRY(metrics_open(&l->metrics, run_folder_path(l->folder), l->at.step, l->c->train_steps));
     TRY(ledger_open(&l->ledger, &o));
+    begun.rank_hours = (double)ledger_spent_ns(l->ledger) / 3.6e12;
+    TRY(run_folder_status(l->folder, RUN_RUNNING, &begun, l->saved_step));
     if (ledger_fits(l->ledger, 0, 0)) return OK;
     FAIL(E_CONFIG, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
          l->c->run_budget_hours);
@@ -428,7 +444,7 @@ static enum status create(struct loop *l)
 
 static void destroy(struct loop *l)
 {
-    watchdog_stop();
+    watchdog_feed("ending", l->at.step, 0);
     loader_destroy(l->loader);
     eval_destroy(l->eval);
     metrics_close(l->metrics);
@@ -436,6 +452,7 @@ static void destroy(struct loop *l)
     learner_destroy(&l->learner);
     shard_set_close(l->train_set);
     shard_set_close(l->val_set);
+    watchdog_stop();
     run_folder_destroy(l->folder);
     free(l->tensor);
     free(l->losses);
@@ -452,6 +469,12 @@ static void say_what(const struct loop *l)
         (long long)shard_set_images(l->train_set), (long long)shard_set_masks(l->train_set),
         (long long)l->c->train_batch, l->comm->n_ranks, omp_get_max_threads(),
         1e-9 * l->cost.step_flops_reference);
+}
+
+/* Decided by all ranks alike: all end in order. Any other failure may be one rank's own. */
+static bool is_shared(enum status s)
+{
+    return s == OK || s == E_STOPPED || s == E_DIVERGED;
 }
 
 enum status loop_run(const struct loop_options *o)
@@ -471,6 +494,11 @@ enum status loop_run(const struct loop_options *o)
     if (s != OK && s != E_STOPPED && l.folder && l.comm->rank == 0)
         KEEP_FIRST(s, run_folder_status(l.folder, s == E_DIVERGED ? RUN_DIVERGED : RUN_FAILED, NULL,
                                         l.saved_step));
+    if (!is_shared(s) && o->comm->n_ranks > 1) {
+        /* the others must not wait for this rank, nor their messages arrive in memory given back */
+        ledger_close(l.ledger);
+        o->comm->ops->abort(o->comm, status_exit_code(s));
+    }
     destroy(&l);
     return s;
 }
