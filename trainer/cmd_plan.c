@@ -142,7 +142,6 @@ enum status cmd_plan(int argc, char **argv)
     TRY(options_parse(&spec, argc, argv, &arguments, &n, &done));
     if (done) return OK;
     TRY(config_load(&p.config, arguments[0], arguments + 1, n - 1));
-    TRY(config_check(&p.config));
     TRY(cost_of(&p.config, &ops_cpu, &p.cost));
     work_out(&p);
     if (json) return print_json(&p);
