@@ -87,10 +87,22 @@ static enum status take_lease(struct run_folder *f)
     return OK;
 }
 
-/* Everything but the lock moves to old-ID/: --fresh forgets a run, it does not destroy it. */
+static enum status move(const char *from_folder, const char *to_folder, const char *name)
+{
+    char from[DURABLE_PATH], to[DURABLE_PATH];
+
+    TRY(checkpoint_folder_path(from, "%.900s/%s", from_folder, name));
+    TRY(checkpoint_folder_path(to, "%.900s/%s", to_folder, name));
+    if (rename(from, to) != 0)
+        FAIL(E_IO, "moving %s to %s: %s%s", from, to, strerror(errno), durable_cure(errno));
+    return OK;
+}
+
+/* Everything but the lock moves to old-ID/: --fresh forgets a run, it does not destroy it. run.json goes last: as long as it
+ * is there, another --fresh finishes a move that was killed. */
 static enum status set_aside(const struct run_folder *f)
 {
-    char aside[DURABLE_PATH], from[DURABLE_PATH], to[DURABLE_PATH];
+    char aside[DURABLE_PATH];
     const struct dirent *entry;
     enum status s = OK;
     DIR *d;
@@ -101,15 +113,12 @@ static enum status set_aside(const struct run_folder *f)
     if (!d) FAIL(E_IO, "%s: %s", f->path, strerror(errno));
     while (s == OK && (entry = readdir(d))) {
         if (entry->d_name[0] == '.' || strcmp(entry->d_name, "lock") == 0 ||
-            strncmp(entry->d_name, "old-", 4) == 0)
+            strcmp(entry->d_name, "run.json") == 0 || strncmp(entry->d_name, "old-", 4) == 0)
             continue;
-        s = checkpoint_folder_path(from, "%.900s/%s", f->path, entry->d_name);
-        if (s == OK) s = checkpoint_folder_path(to, "%.900s/%s", aside, entry->d_name);
-        if (s == OK && rename(from, to) != 0)
-            s = status_fail(E_IO, __FILE__, __LINE__, "moving %s to %s: %s", from, to,
-                            strerror(errno));
+        s = move(f->path, aside, entry->d_name);
     }
     closedir(d);
+    if (s == OK) s = move(f->path, aside, "run.json");
     if (s == OK) log_info("the run that was in %s is now in %s", f->path, aside);
     return s;
 }
