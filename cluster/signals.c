@@ -10,9 +10,8 @@ static void handle(int signal_number)
 {
     wanted = 1;
     if (signal_number == SIGINT && ++interrupts > 1) {
-        signal(
-            SIGINT,
-            SIG_DFL); /* dies of the signal itself, once the handler has returned: 130 in a shell */
+        /* dies of the signal itself, once the handler has returned: 130 in a shell */
+        signal(SIGINT, SIG_DFL);
         raise(SIGINT);
     }
 }
