@@ -541,7 +541,7 @@ int main(int argc, char **argv)
         if (!g) return 1;
         if (access(argv[i], R_OK) != 0) {
             printf("skipped: %s is not there\n", argv[i]);
-            return EXIT_SKIPPED;
+            return failed ? 1 : EXIT_SKIPPED;
         }
         g->ops = ops;
         s = run(g, argv[i]);
