@@ -5,6 +5,10 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
 #include <xxhash.h>
 
 #include "data_pipeline/loader.h"
@@ -19,8 +23,79 @@ enum { N_IMAGES = 7, FRAME = 64, MASKS = 3, WAIT_MS = 60000, SEED = 99 };
 static const int32_t sizes[N_IMAGES][2] = { { 90, 140 }, { 150, 80 }, { 70, 70 }, { 30, 41 },
                                             { 64, 48 },  { 64, 64 },  { 300, 9 } };
 
+enum { LOG_TEXT = 8192 };
+
 static char folder[SAMPLE_PATH];
 static struct shard_set *set;
+
+/* ---- a disk that hangs ----------------------------------------------------------------------- */
+
+static pthread_mutex_t bar_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t bar_lifted = PTHREAD_COND_INITIALIZER;
+static bool barred;
+static atomic_int n_barred; /* reads that were held up */
+
+static void bar_reads(bool on)
+{
+    pthread_mutex_lock(&bar_lock);
+    barred = on;
+    pthread_cond_broadcast(&bar_lifted);
+    pthread_mutex_unlock(&bar_lock);
+}
+
+static int let_read(void **state)
+{
+    (void)state;
+    bar_reads(false);
+    return 0;
+}
+
+/* Takes the place of libc's in this program: how the loader's threads read. */
+ssize_t pread(int fd, void *p, size_t n, off_t at)
+{
+    pthread_mutex_lock(&bar_lock);
+    if (barred) atomic_fetch_add(&n_barred, 1);
+    while (barred) pthread_cond_wait(&bar_lifted, &bar_lock);
+    pthread_mutex_unlock(&bar_lock);
+    return syscall(SYS_pread64, fd, p, n, at);
+}
+
+/* ---- what the log says ----------------------------------------------------------------------- */
+
+struct saved_log {
+    int fd, hush;
+};
+
+static void log_begin(struct saved_log *log)
+{
+    char path[] = "/tmp/samforge-log-XXXXXX";
+
+    log->fd = mkstemp(path);
+    assert_true(log->fd >= 0);
+    unlink(path);
+    log_set_file(log->fd);
+    log->hush = sample_hush();
+}
+
+static void log_end(const struct saved_log *log, char text[LOG_TEXT])
+{
+    ssize_t n;
+
+    sample_speak(log->hush);
+    log_set_file(-1);
+    n = syscall(SYS_pread64, log->fd, text, LOG_TEXT - 1, (off_t)0);
+    close(log->fd);
+    assert_true(n >= 0);
+    text[n] = 0;
+}
+
+static void assert_log(const char *text, const char *wanted)
+{
+    if (!strstr(text, wanted)) print_message("the log says:\n%s", text);
+    assert_non_null(strstr(text, wanted));
+}
+
+/* ---- the set --------------------------------------------------------------------------------- */
 
 static void draw(struct picture *p, int64_t i)
 {
@@ -376,40 +451,43 @@ static void late_slots_time_out(void **state)
 {
     struct loader_options o = usual();
     const struct loader_slot *s;
+    char text[LOG_TEXT], where[SHARD_WHERE], wanted[SHARD_WHERE + 32];
     struct loader *l;
-    int n_late = 0, hush;
-    enum status status;
+    struct saved_log log;
 
     (void)state;
-    hush = sample_hush();
-    for (int i = 0; i < 20; i++) {
-        assert_int_equal(loader_create(&l, &o), OK);
-        while ((status = loader_next(l, &s, 0)) == E_TIMEOUT) n_late++;
-        assert_int_equal(status, OK);
-        assert_int_equal(s->step * 5 + s->slot, 0); /* waiting in vain skips nothing */
-        loader_destroy(l);
+    o.n_threads = 1;
+    bar_reads(true);
+    assert_int_equal(loader_create(&l, &o), OK);
+    log_begin(&log);
+    assert_int_equal(loader_next(l, &s, 0), E_TIMEOUT);
+    while (!atomic_load(&n_barred)) sched_yield(); /* the thread has begun to read */
+    assert_int_equal(loader_next(l, &s, 5), E_TIMEOUT);
+    log_end(&log, text);
+    snprintf(wanted, sizeof wanted, "thread 0 reading %s for ",
+             shard_set_where(set, order_at(SEED, N_IMAGES, 0).image, where));
+    assert_log(text, wanted);
+    bar_reads(false);
+    for (int64_t q = 0; q < 6; q++) { /* waiting in vain has skipped nothing */
+        assert_int_equal(loader_next(l, &s, WAIT_MS), OK);
+        assert_int_equal(s->step * 5 + s->slot, q);
+        loader_done(l, s);
     }
-    sample_speak(hush);
-    assert_true(n_late > 0);
+    assert_true(loader_stats(l).n_waits >= 2);
+    loader_destroy(l);
 }
 
 /* Runs a loader over a set until it fails; the log must name the record. */
 static void fails_naming(const struct shard_set *bad, const char *name)
 {
-    char path[SAMPLE_PATH], text[8192];
+    char text[LOG_TEXT];
     struct loader_options o = usual();
     const struct loader_slot *s;
     enum status status = OK;
+    struct saved_log log;
     struct loader *l;
-    int fd, hush;
-    ssize_t n;
 
-    snprintf(path, sizeof path, "/tmp/samforge-log-XXXXXX");
-    fd = mkstemp(path);
-    assert_true(fd >= 0);
-    unlink(path);
-    log_set_file(fd);
-    hush = sample_hush();
+    log_begin(&log);
     o.set = bad;
     assert_int_equal(loader_create(&l, &o), OK);
     for (int q = 0; q < 3 * N_IMAGES && status == OK; q++) {
@@ -420,14 +498,8 @@ static void fails_naming(const struct shard_set *bad, const char *name)
     assert_int_equal(loader_next(l, &s, WAIT_MS), E_CORRUPT); /* it does not go on */
     assert_true(loader_stats(l).n_bad > 0);
     loader_destroy(l);
-    sample_speak(hush);
-    log_set_file(-1);
-    n = pread(fd, text, sizeof text - 1, 0);
-    close(fd);
-    assert_true(n >= 0);
-    text[n] = 0;
-    if (!strstr(text, name)) print_message("the log says:\n%s", text);
-    assert_non_null(strstr(text, name));
+    log_end(&log, text);
+    assert_log(text, name);
 }
 
 static void undecodable_records_are_named(void **state)
@@ -502,7 +574,7 @@ int main(void)
         cmocka_unit_test(blind_keeps_all_but_the_pixels),
         cmocka_unit_test(memory_is_bounded),
         cmocka_unit_test(destroyed_while_busy),
-        cmocka_unit_test(late_slots_time_out),
+        cmocka_unit_test_teardown(late_slots_time_out, let_read),
         cmocka_unit_test(undecodable_records_are_named),
         cmocka_unit_test(damaged_records_are_named),
         cmocka_unit_test(wrong_options_are_refused),
