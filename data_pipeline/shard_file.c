@@ -96,13 +96,13 @@ static enum status check_index(const struct shard_index *x, const struct shard_s
     int64_t image_at = 0, text_at = 0;
 
     for (int64_t i = 0; i < s->n_images; i++) {
-        const int64_t n_masks = x->first_mask[i + 1] - x->first_mask[i];
+        const int64_t first = x->first_mask[i], last = x->first_mask[i + 1];
 
         if (x->offset[i] != image_at || x->length[i] < 1 || x->length[i] > SHARD_IMAGE_BYTES_MAX ||
             x->length[i] > s->bulk_bytes[BULK_IMAGE] - image_at || x->text_offset[i] != text_at ||
             x->text_length[i] < 0 || x->text_length[i] > SHARD_IMAGE_BYTES_MAX ||
-            x->text_length[i] > s->bulk_bytes[BULK_TEXT] - text_at || x->first_mask[i] < 0 ||
-            x->first_mask[i + 1] > s->n_masks || n_masks < 0 || n_masks > SHARD_MASKS_MAX)
+            x->text_length[i] > s->bulk_bytes[BULK_TEXT] - text_at || first < 0 || last < first ||
+            last > s->n_masks || last - first > SHARD_MASKS_MAX)
             FAIL(E_CORRUPT, "shard: %s: the index of record %" PRId64 " points outside its data",
                  path, i);
         image_at += x->length[i];
@@ -127,8 +127,7 @@ enum status shard_pread(int fd, const char *path, void *p, int64_t n, int64_t at
         if (got < 0)
             FAIL(E_IO, "shard: %s: reading at byte %" PRId64 ": %s", path, at, strerror(errno));
         if (got == 0)
-            FAIL(E_CORRUPT, "shard: %s is truncated at byte %" PRId64 ": fetch or pack it again",
-                 path, at);
+            FAIL(E_CORRUPT, "shard: %s is truncated at byte %" PRId64 SHARD_CURE, path, at);
         to += got;
         at += got;
         n -= got;
@@ -350,7 +349,7 @@ enum status shard_file_read(const struct shard_file *f, const char *path, int64_
     if (hash != x->hash[i])
         FAIL(E_CORRUPT,
              "shard: %s, record %" PRId64 " (image id %" PRId64 "): its bytes hash to %016" PRIx64
-             ", its index says %016" PRIx64 ": fetch or pack this shard again",
+             ", its index says %016" PRIx64 SHARD_CURE,
              path, i, x->id[i], hash, x->hash[i]);
     *r = (struct shard_record){ .image_id = x->id[i],
                                 .height = x->height[i],
@@ -405,15 +404,13 @@ static enum status check_head(int fd, const char *path, const struct shard_summa
     if (fstat(fd, &st) != 0) FAIL(E_IO, "shard: %s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode)) FAIL(E_CORRUPT, "shard: %s is not a regular file", path);
     if (st.st_size != s->bytes)
-        FAIL(E_CORRUPT,
-             "shard: %s has %" PRId64 " bytes, the manifest says %" PRId64
-             ": fetch or pack it again",
+        FAIL(E_CORRUPT, "shard: %s has %" PRId64 " bytes, the manifest says %" PRId64 SHARD_CURE,
              path, (int64_t)st.st_size, s->bytes);
     TRY(shard_head_hash(fd, path, s, &hash));
     if (hash != s->head_hash)
         FAIL(E_CORRUPT,
-             "shard: %s: its head hashes to %016" PRIx64 ", the manifest says %016" PRIx64
-             ": fetch or pack it again",
+             "shard: %s: its head hashes to %016" PRIx64
+             ", the manifest says %016" PRIx64 SHARD_CURE,
              path, hash, s->head_hash);
     return OK;
 }

@@ -19,6 +19,9 @@
 #define SHARD_MANIFEST_FORMAT "samforge-shards"
 enum { SHARD_VERSION = 1, SHARD_ROW = 12 };
 
+/* What to do about a damaged shard. pack does not look into what it keeps, only whether it is there. */
+#define SHARD_CURE ": fetch it again, or remove it and give the pack command again"
+
 enum shard_type { SHARD_U8, SHARD_I32, SHARD_I64, SHARD_U64, SHARD_F32 };
 int64_t shard_type_bytes(enum shard_type t);
 

@@ -221,29 +221,29 @@ static enum status check_structure(hid_t file, const char *path)
     return check_links(file, path, "/mask", names[1], n[1]);
 }
 
+/* One value of exactly that type, and no more: HDF5 would write as many as the file has. */
+static int read_attribute(hid_t file, const char *name, hid_t type, void *value)
+{
+    const hid_t a = H5Aopen(file, name, H5P_DEFAULT);
+    const hid_t told = a >= 0 ? H5Aget_type(a) : -1, space = a >= 0 ? H5Aget_space(a) : -1;
+    const int good = told >= 0 && space >= 0 && H5Tequal(told, type) > 0 &&
+                     H5Sget_simple_extent_type(space) == H5S_SCALAR && H5Aread(a, type, value) >= 0;
+
+    if (space >= 0) H5Sclose(space);
+    if (told >= 0) H5Tclose(told);
+    if (a >= 0) H5Aclose(a);
+    return good;
+}
+
 static enum status check_attributes(hid_t file, const char *path)
 {
     const hid_t text = H5Tcopy(H5T_C_S1);
     char format[FORMAT_TEXT] = "";
     int32_t version = -1;
-    hid_t a, type;
-    int good = text >= 0 && H5Tset_size(text, FORMAT_TEXT) >= 0;
+    const int good = text >= 0 && H5Tset_size(text, FORMAT_TEXT) >= 0 &&
+                     read_attribute(file, "format", text, format) &&
+                     read_attribute(file, "version", H5T_STD_I32LE, &version);
 
-    a = H5Aopen(file, "format", H5P_DEFAULT);
-    if (good && a >= 0) {
-        type = H5Aget_type(a);
-        good = type >= 0 && H5Tequal(type, text) > 0 && H5Aread(a, text, format) >= 0;
-        if (type >= 0) H5Tclose(type);
-    }
-    if (a >= 0) H5Aclose(a);
-    a = H5Aopen(file, "version", H5P_DEFAULT);
-    if (good && a >= 0) {
-        type = H5Aget_type(a);
-        good = type >= 0 && H5Tequal(type, H5T_STD_I32LE) > 0 &&
-               H5Aread(a, H5T_NATIVE_INT32, &version) >= 0;
-        if (type >= 0) H5Tclose(type);
-    }
-    if (a >= 0) H5Aclose(a);
     if (text >= 0) H5Tclose(text);
     format[FORMAT_TEXT - 1] = 0;
     CHECK_H5(good && strcmp(format, SHARD_FORMAT) == 0, E_CORRUPT, path, "is not a samforge shard");

@@ -7,8 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <jansson.h>
-
+#include "data_pipeline/json.h"
 #include "data_pipeline/shard_file.h"
 #include "kernels/base/check.h"
 
@@ -200,6 +199,7 @@ static enum status parse_shards(const char *path, json_t *list, struct shard_sum
                                 int64_t *n_shards, int64_t n_images, int64_t n_masks)
 {
     const int64_t n = (int64_t)json_array_size(list);
+    int64_t images = 0, masks = 0;
     struct shard_summary *all;
 
     if (!json_is_array(list) || n < 1 || n > SHARD_SHARDS_MAX)
@@ -213,10 +213,10 @@ static enum status parse_shards(const char *path, json_t *list, struct shard_sum
                  "shard: %s: its entry %" PRId64 " is not what a manifest says of a shard", path,
                  i);
         }
-        n_images -= all[i].n_images;
-        n_masks -= all[i].n_masks;
+        images += all[i].n_images;
+        masks += all[i].n_masks;
     }
-    if (n_images != 0 || n_masks != 0) {
+    if (images != n_images || masks != n_masks) {
         free(all);
         FAIL(E_CORRUPT, "shard: %s: its counts are not the sums over its shards", path);
     }
@@ -254,9 +254,10 @@ static enum status parse_manifest(const char *path, json_t *root, struct shard_s
 enum status shard_manifest_read(const char *folder, struct shard_summary **shards,
                                 int64_t *n_shards, int64_t *resized_to, uint64_t *hash)
 {
-    char path[PATH_ROOM], *text = NULL;
+    static const struct json_limits limits = { .bytes = SHARD_MANIFEST_MAX,
+                                               .string_bytes = SHARD_NAME };
+    char path[PATH_ROOM], why[JSON_WHY], *text = NULL;
     uint64_t found = 0;
-    json_error_t why;
     int64_t n = 0;
     enum status s;
 
@@ -264,13 +265,13 @@ enum status shard_manifest_read(const char *folder, struct shard_summary **shard
     TRY(read_text(path, &text, &n));
     s = check_hash(path, text, n, &found);
     if (s == OK) {
-        json_t *root = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &why);
+        json_t *root = NULL;
 
-        if (root)
+        s = json_parse(text, n, &limits, &root, why);
+        if (s == OK)
             s = parse_manifest(path, root, shards, n_shards, resized_to);
         else
-            s = status_fail(E_CORRUPT, __FILE__, __LINE__, "shard: %s, line %d: %s", path, why.line,
-                            why.text);
+            s = status_fail(E_CORRUPT, __FILE__, __LINE__, "shard: %s: %s", path, why);
         json_decref(root);
     }
     if (s == OK && hash) *hash = found;

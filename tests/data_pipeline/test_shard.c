@@ -2,12 +2,16 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
+#include <hdf5.h>
+#include <xxhash.h>
 
+#include "data_pipeline/shard_file.h"
 #include "kernels/base/log.h"
 #include "tests/data_pipeline/sample_shard.h"
 
@@ -393,40 +397,168 @@ static void killed_writer_leaves_no_half_shard(void **state)
     sample_remove(folder);
 }
 
-/* A manifest that is whole but says what cannot be. */
-static void rewrite_manifest(const char *folder, const char *from, const char *to)
+/* Puts `to` in place of `from` in the manifest, whose hash is made right where `sealed`. */
+static void rewrite_manifest(const char *folder, const char *from, const char *to, bool sealed)
 {
-    char path[SAMPLE_PATH + 32], text[8192], *at;
-    struct shard_summary *all;
-    int64_t n, resized;
+    char path[SAMPLE_PATH + 32], text[8192], changed[8192], *at;
     FILE *f;
 
-    assert_int_equal(shard_manifest_read(folder, &all, &n, &resized, NULL), OK);
-    free(all);
     snprintf(path, sizeof path, "%s/manifest.json", folder);
     read_log(path, text, sizeof text);
     at = strstr(text, from);
     assert_non_null(at);
-    assert_int_equal(strlen(from), strlen(to));
-    memcpy(at, to, strlen(to));
+    *at = 0;
+    snprintf(changed, sizeof changed, "%s%s%s", text, to, at + strlen(from));
+    at = strstr(changed, "\"hash\": \"");
+    assert_non_null(at);
+    at += strlen("\"hash\": \"");
+    if (sealed)
+        snprintf(at, 32, "%016llx\"\n}\n",
+                 (unsigned long long)XXH3_64bits(changed, (size_t)(at - changed)));
     f = fopen(path, "w");
     assert_non_null(f);
-    assert_int_equal(fputs(text, f) < 0, 0);
+    assert_int_equal(fputs(changed, f) < 0, 0);
     fclose(f);
 }
 
+/* What a manifest cannot say, though its hash is right; and what it says with the old hash. */
 static void changed_manifest_is_refused(void **state)
 {
+    static const struct {
+        const char *from, *to;
+    } cases[] = {
+        { "\"version\": 1", "\"version\": 2" },
+        { "\"images\": 5", "\"images\": 4" },
+        { "\"images\": 5", "\"images\": -9223372036854775808" },
+        { "\"masks\": 12", "\"masks\": 13" },
+        { "\"images\": 3", "\"images\": 0" },
+        { "\"images\": 3, \"masks\": 3", "\"images\": 3, \"masks\": -3" },
+        { "\"resized_to\": 0", "\"resized_to\": -1" },
+        { "\"resized_to\": 0,", "" },
+        { "\"resized_to\": 0,", "\"resized_to\": 0, \"resized_to\": 0," },
+        { "\"resized_to\": 0,", "\"resized_to\": 0, \"more\": 0," },
+        { "\"resized_to\": 0,", "\"resized_to\": [[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]," },
+        { "\"shard-00001.h5\"", "\"../shard-00001.h5\"" },
+        { "\"shard-00001.h5\"", "\"\"" },
+        { "\"bulk\": [[", "\"bulk\": [[1" },
+        { "\"bulk\": [[", "\"bulk\": [[-" },
+        { "\"bulk\": [[", "\"bulk\": [[0, 0], [" },
+        { "\"shards\": [", "\"shards\": [0, " },
+    };
     char folder[SAMPLE_PATH];
     int wrong = 0, hush;
 
     (void)state;
-    write_set(folder);
-    rewrite_manifest(folder, "\"images\": 5", "\"images\": 4");
-    hush = sample_hush();
-    assert_int_equal(read_all(folder, &wrong), E_CORRUPT);
-    sample_speak(hush);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        for (int sealed = 0; sealed < 2; sealed++) {
+            enum status s;
+
+            write_set(folder);
+            rewrite_manifest(folder, cases[k].from, cases[k].to, sealed);
+            hush = sample_hush();
+            s = read_all(folder, &wrong);
+            sample_speak(hush);
+            if (s != E_CORRUPT) print_message("%s is taken for good\n", cases[k].to);
+            assert_int_equal(s, E_CORRUPT);
+            sample_remove(folder);
+        }
+    write_set(
+        folder); /* the hash is made as the manifest's own: nothing changed is nothing wrong */
+    rewrite_manifest(folder, "\"images\": 5", "\"images\": 5", true);
+    assert_int_equal(read_all(folder, &wrong), OK);
+    assert_int_equal(wrong, 0);
     sample_remove(folder);
+}
+
+/* ---- shards that only malice makes: every hash is right -------------------------------------- */
+
+/* In place of the attribute one of n values. */
+static void forge_attribute(hid_t file, const char *name, hsize_t n)
+{
+    const hid_t old = H5Aopen(file, name, H5P_DEFAULT), type = H5Aget_type(old);
+    const hid_t space = H5Screate_simple(1, &n, NULL);
+    uint8_t *const values = calloc(n, H5Tget_size(type));
+    hid_t a;
+
+    assert_true(old >= 0 && type >= 0 && space >= 0 && values);
+    assert_true(H5Aclose(old) >= 0 && H5Adelete(file, name) >= 0);
+    a = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    assert_true(a >= 0 && H5Awrite(a, type, values) >= 0);
+    assert_true(H5Aclose(a) >= 0 && H5Sclose(space) >= 0 && H5Tclose(type) >= 0);
+    free(values);
+}
+
+static void forge_first_mask(hid_t file, hsize_t at, int64_t value)
+{
+    const hid_t set = H5Dopen2(file, "/image/first_mask", H5P_DEFAULT), from = H5Dget_space(set);
+    const hsize_t one = 1;
+    const hid_t to = H5Screate_simple(1, &one, NULL);
+
+    assert_true(set >= 0 && from >= 0 && to >= 0);
+    assert_true(H5Sselect_hyperslab(from, H5S_SELECT_SET, &at, NULL, &one, NULL) >= 0);
+    assert_true(H5Dwrite(set, H5T_STD_I64LE, to, from, H5P_DEFAULT, &value) >= 0);
+    assert_true(H5Sclose(to) >= 0 && H5Sclose(from) >= 0 && H5Dclose(set) >= 0);
+}
+
+static void forge_link(hid_t file)
+{
+    assert_true(H5Ldelete(file, "/image/codec", H5P_DEFAULT) >= 0);
+    assert_true(H5Lcreate_external("/etc/passwd", "/image/codec", file, "/image/codec", H5P_DEFAULT,
+                                   H5P_DEFAULT) >= 0);
+}
+
+static void forge(hid_t file, int what)
+{
+    switch (what) {
+    case 1:
+        return forge_attribute(file, "version", 8192);
+    case 2:
+        return forge_attribute(file, "format", 8192);
+    case 3:
+        return forge_first_mask(file, 1, INT64_MIN);
+    case 4:
+        return forge_first_mask(file, 1, 2);
+    case 5:
+        return forge_first_mask(file, 3, 4);
+    case 6:
+        return forge_link(file);
+    default: /* nothing: the forger itself must be believed */
+        return;
+    }
+}
+
+static void forged_shards_are_refused(void **state)
+{
+    enum { FORGERIES = 7 };
+    char folder[SAMPLE_PATH], path[SAMPLE_PATH + 32];
+
+    (void)state;
+    for (int what = 0; what < FORGERIES; what++) {
+        struct shard_summary sum;
+        int wrong = 0, hush, fd;
+        enum status s;
+        hid_t file;
+
+        sample_folder(folder);
+        write_shard(folder, "shard-00000.h5", 0, 3, &sum);
+        snprintf(path, sizeof path, "%s/shard-00000.h5", folder);
+        file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+        assert_true(file >= 0);
+        forge(file, what);
+        assert_true(H5Fclose(file) >= 0);
+        sum.bytes = file_bytes(path);
+        fd = open(path, O_RDONLY);
+        assert_int_equal(shard_head_hash(fd, path, &sum, &sum.head_hash), OK);
+        close(fd);
+        assert_int_equal(shard_manifest_write(folder, &sum, 1, 0), OK);
+        hush = sample_hush();
+        s = read_all(folder, &wrong);
+        sample_speak(hush);
+        if (s != (what ? E_CORRUPT : OK)) print_message("forgery %d\n", what);
+        assert_int_equal(s, what ? E_CORRUPT : OK);
+        assert_int_equal(wrong, 0);
+        sample_remove(folder);
+    }
 }
 
 int main(void)
@@ -442,6 +574,7 @@ int main(void)
         cmocka_unit_test(uncommitted_leaves_nothing),
         cmocka_unit_test(killed_writer_leaves_no_half_shard),
         cmocka_unit_test(changed_manifest_is_refused),
+        cmocka_unit_test(forged_shards_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
