@@ -19,7 +19,7 @@
  *   backward: gradient of scale · loss; dlogits is zero for masks not selected.
  *
  * Full-resolution logits are never stored; backward computes them again. Log-sigmoid forms: finite
- * for any finite z. Deterministic, independent of the number of threads. M = 0 is allowed. */
+ * for any |z| < 1e30. Deterministic, independent of the number of threads. M = 0 is allowed. */
 #ifndef KERNELS_MASK_LOSS_H
 #define KERNELS_MASK_LOSS_H
 

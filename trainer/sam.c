@@ -168,6 +168,7 @@ static enum status plan_others(struct sam *s)
 
 static enum status create(struct sam *s)
 {
+    TRY(s->ops->open());
     TRY(params_create(&s->params, s->config));
     TRY(create_encoder(s));
     for (int i = 0; i < SAM_ROUNDS; i++)

@@ -5,8 +5,22 @@
 
 #include "kernels/base/arena.h"
 
+/* The CPU folder is compiled for one kind of CPU (CPU_ARCH); on a lesser one its first vector would end the program. */
 enum status host_open(void)
 {
+#ifdef __AVX512F__
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        FAIL(E_NO_DEVICE,
+             "this program was built for a CPU with AVX-512, and this one has none: build "
+             "it here, or with -DCPU_ARCH=x86-64-v3");
+#endif
+#ifdef __AVX2__
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        FAIL(E_NO_DEVICE,
+             "this program was built for a CPU with AVX2, and this one has none: build it "
+             "here, or with -DCPU_ARCH=x86-64-v2");
+#endif
     return OK;
 }
 
