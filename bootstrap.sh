@@ -118,7 +118,7 @@ demo() {
     mkdir -p runs
     if [ "$(cat $data/key 2>/dev/null)" != "$key" ]; then
         rm -rf $run $data
-        size="--width 192 --height 160 --objects 5"
+        size="--width 288 --height 240 --objects 5"
         say "drawing a synthetic set: 800 images to train on, 40 others to be judged by"
         # shellcheck disable=SC2086
         $samforge synth $data/train-tars --images 800 $size
