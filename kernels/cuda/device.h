@@ -160,9 +160,8 @@ DEVICE void named_barrier(int id, int n_threads, EMU_PLACE)
 static inline enum status device_get(void *host, const void *dev, size_t bytes, struct stream *s)
 {
     (void)s;
-    if (!emu_range(dev, (int64_t)bytes, false))
+    if (!emu_read(host, dev, (int64_t)bytes))
         FAIL(E_DEVICE, "%zu bytes from the device: not in one buffer", bytes);
-    memcpy(host, dev, bytes);
     return OK;
 }
 

@@ -46,6 +46,9 @@ void emu_give(void *p); /* NULL is allowed */
 /* True when [p, p + bytes) lies in one buffer; else a report. write: counts as written. */
 bool emu_range(const void *p, int64_t bytes, bool write);
 
+/* Copies from the device, for host code of a .cu file, whose own accesses are reported. */
+bool emu_read(void *host, const void *dev, int64_t bytes);
+
 /* 0 threads in order; 1 the last one first, and it runs as far ahead as it can; 2… at random. */
 void emu_set_seed(unsigned seed);
 

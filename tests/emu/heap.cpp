@@ -182,3 +182,10 @@ bool emu_range(const void *p, int64_t bytes, bool write)
     if (write && b->written) memset(b->written + (a - b->base) / 2, 1, ((size_t)bytes + 1) / 2);
     return true;
 }
+
+bool emu_read(void *host, const void *dev, int64_t bytes)
+{
+    if (!emu_range(dev, bytes, false)) return false;
+    memcpy(host, dev, (size_t)bytes);
+    return true;
+}

@@ -88,6 +88,10 @@ const struct ops ops_emu = {
     .zero = emu_zero,
     .accumulate = emu_accumulate,
     .sync = emu_sync,
+    .linear_fwd = linear_fwd_cuda,
+    .linear_bwd = linear_bwd_cuda,
     .layernorm_fwd = layernorm_fwd_cuda,
     .layernorm_bwd = layernorm_bwd_cuda,
+    .grad_norm = grad_norm_cuda,
+    .adamw = adamw_cuda,
 };
