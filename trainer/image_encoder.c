@@ -18,7 +18,7 @@ static int block(struct model *m, const struct image_encoder *e, int x, int i, i
 {
     const struct config *c = m->config;
     struct program *p = m->program;
-    const bool global = model_block_is_global(c, i);
+    const bool global = params_block_is_global(c, i);
     const int64_t window = global ? 0 : c->model_window;
     const int64_t padded = global ? grid : (grid + window - 1) / window * window;
     const double reference_rows = (double)(padded * padded) / (double)(grid * grid);

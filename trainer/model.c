@@ -71,10 +71,3 @@ int model_layernorm(struct model *m, int x, float eps, enum activation act, cons
     beta = model_param(m, "%s.bias", name);
     return program_layernorm(m->program, x, gamma, beta, eps, act);
 }
-
-bool model_block_is_global(const struct config *c, int block)
-{
-    for (int i = 0; i < c->model_global_blocks.n; i++)
-        if (c->model_global_blocks.v[i] == block) return true;
-    return c->model_window == 0;
-}

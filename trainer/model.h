@@ -29,6 +29,4 @@ int model_linear(struct model *m, int x, enum activation act, const char *fmt, .
 int model_layernorm(struct model *m, int x, float eps, enum activation act, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
-bool model_block_is_global(const struct config *c, int block);
-
 #endif

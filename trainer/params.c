@@ -106,7 +106,7 @@ static const char *join(char text[PARAM_NAME], const char *prefix, const char *n
     return text;
 }
 
-static bool is_global(const struct config *c, int64_t block)
+bool params_block_is_global(const struct config *c, int block)
 {
     for (int i = 0; i < c->model_global_blocks.n; i++)
         if (c->model_global_blocks.v[i] == block) return true;
@@ -117,7 +117,7 @@ static void add_block(struct builder *b, const struct config *c, int i)
 {
     const int64_t d = c->model_embed_dim, head = d / c->model_n_heads;
     const int64_t side =
-        is_global(c, i) ? c->model_image_size / c->model_patch_size : c->model_window;
+        params_block_is_global(c, i) ? c->model_image_size / c->model_patch_size : c->model_window;
     char prefix[PARAM_NAME / 2], t[PARAM_NAME];
 
     snprintf(prefix, sizeof prefix, "image_encoder.blocks.%d", i);

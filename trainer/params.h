@@ -44,6 +44,9 @@ struct params {
 enum status params_create(struct params *p, const struct config *c) MUST_CHECK;
 void params_destroy(struct params *p);
 
+/* Whether encoder block `block` attends to the whole grid, not to windows. */
+bool params_block_is_global(const struct config *c, int block);
+
 /* The index of the parameter with that name, printf style; a name that is not there is a programmer error. */
 int params_find(const struct params *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
