@@ -96,7 +96,8 @@ static enum status room(void *list, int64_t *have, int64_t n, int64_t size)
 static enum status create(struct eval *e)
 {
     const struct config *c = e->o.config;
-    const int64_t S = c->model_image_size, chunk = c->train_chunk;
+    const int64_t S = c->model_image_size, most = e->o.max_masks;
+    const int64_t chunk = most > 0 && most < c->train_chunk ? most : c->train_chunk;
 
     TRY(sam_create(&e->sam, c, e->o.ops, chunk, 1 + EVAL_CLICKS, 0, false));
     e->n_workers = omp_get_max_threads();
@@ -479,7 +480,10 @@ static enum status draw(struct eval *e, int64_t image)
                 overlay_point(part + 1, e->target[i].click[k].x, e->target[i].click[k].y,
                               e->target[i].click[k].positive);
     if (s == OK) s = overlay_beside(&out, parts, 3, 4);
-    snprintf(path, sizeof path, "%s/image-%05lld.png", e->o.overlays, (long long)image);
+    if (snprintf(path, sizeof path, "%s/image-%05lld.png", e->o.overlays, (long long)image) >=
+        (int)sizeof path)
+        KEEP_FIRST(s, status_fail(E_USAGE, __FILE__, __LINE__,
+                                  "the path of the folder of overlays is too long"));
     if (s == OK) s = picture_write_png(path, &out);
     for (int i = 0; i < 3; i++) picture_destroy(part + i);
     picture_destroy(&out);
