@@ -42,6 +42,9 @@ static enum status create(struct bench *b, const char *data)
     const struct config *c = b->c;
 
     TRY(comm_create(&b->comm, TIMEOUT_MS));
+    if (b->comm->n_ranks > 1)
+        FAIL(E_USAGE, "bench times one rank, not %d: start it without mpirun or srun",
+             b->comm->n_ranks);
     TRY(learner_create(&b->learner, c, &ops_cpu, b->comm));
     params_initialize(&b->learner.sam->params, 0, b->learner.sam->weights);
     TRY(sam_weights_changed(b->learner.sam));
