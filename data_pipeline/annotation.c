@@ -28,7 +28,7 @@ static enum status read_image(const json_t *image, struct annotation *a, char wh
 
     if (!json_is_object(image)) return refuse(why, "\"image\" is missing or not an object");
     if (!json_get_int(image, "image_id", 0, ANNOTATION_ID_MAX, &a->image_id))
-        return refuse(why, "\"image_id\" is missing or not a whole number from 0 to 2^53");
+        return refuse(why, "\"image_id\" is missing or not a whole number from 0, below 2^53");
     if (!json_get_int(image, "height", 1, RLE_SIDE_MAX, &h) ||
         !json_get_int(image, "width", 1, RLE_SIDE_MAX, &w) || h * w > RLE_AREA_MAX)
         return refuse(why, "\"height\" or \"width\" is missing or out of range");

@@ -207,7 +207,7 @@ static enum status index_annotations(struct coco *c)
             reason = "annotation is not a JSON object within bounds";
         } else {
             if (!json_get_int(o, "image_id", 0, ANNOTATION_ID_MAX, &id))
-                reason = "\"image_id\" is missing or not a whole number from 0 to 2^53";
+                reason = "\"image_id\" is missing or not a whole number from 0, below 2^53";
             else if ((image = find_image(c, id)) < 0)
                 reason = "\"image_id\" is of no image in the file";
             json_decref(o);
@@ -244,7 +244,7 @@ static enum status read_image(const struct coco *c, int64_t i, const json_t *o,
     int64_t h, w, n;
 
     if (!json_get_int(o, "id", 0, ANNOTATION_ID_MAX, &image->id))
-        return refuse(why, "image's \"id\" is missing or not a whole number from 0 to 2^53");
+        return refuse(why, "image's \"id\" is missing or not a whole number from 0, below 2^53");
     if (find_image(c, image->id) != i) return refuse(why, "duplicate image id");
     if (!json_get_int(o, "height", 1, RLE_SIDE_MAX, &h) ||
         !json_get_int(o, "width", 1, RLE_SIDE_MAX, &w) || h * w > RLE_AREA_MAX)

@@ -16,7 +16,7 @@ enum { JSON_DEPTH = 16, JSON_NUMBER = 32 }; /* levels; characters */
 
 enum { JSON_WHY = 160 };
 
-/* What json_check may be told to accept. */
+/* Of the whole text, and of each string in it. */
 struct json_limits {
     int64_t bytes, string_bytes;
 };

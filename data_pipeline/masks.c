@@ -67,6 +67,8 @@ static enum status keep(struct masks *m, int64_t n_text, const struct rle_extent
     const int64_t end = text_end(m) + n_text;
     float *box;
 
+    if (end > MASKS_TEXT_MAX)
+        return masks_add_broken(m, "the image's masks have more text than a shard may hold");
     GROW(m->end, m->end_room, m->n + 1);
     GROW(m->area, m->area_room, m->n + 1);
     GROW(m->box, m->box_room, 4 * (m->n + 1));

@@ -10,7 +10,11 @@
 
 #include "kernels/base/status.h"
 
-enum { MASKS_MAX = 1 << 16, MASKS_WHY = 120 }; /* an image; characters */
+/* Of an image, as in shard.h: what goes beyond is broken. A few hundred bytes of polygons can be a
+ * megabyte of runs, so that the length of a file is no bound. */
+enum { MASKS_MAX = 1 << 16, MASKS_TEXT_MAX = 1 << 28 };
+
+enum { MASKS_WHY = 120 };
 
 /* What a file says of a mask beside its runs. */
 struct masks_claim {

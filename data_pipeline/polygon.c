@@ -40,7 +40,8 @@ static enum status cross_edge(struct polygon *p, const double *a, const double *
     const int32_t begin = first_centre(left[0], w), end = first_centre(right[0], w);
     const double slope = end > begin ? (right[1] - left[1]) / (right[0] - left[0]) : 0;
 
-    if (p->n_crossings + (end - begin) > POLYGON_CROSSINGS) return E_SHAPE;
+    p->n_crossed += end - begin;
+    if (p->n_crossed > POLYGON_CROSSINGS) return E_SHAPE;
     GROW(p->crossings, p->crossings_room, p->n_crossings + (end - begin));
     for (int32_t x = begin; x < end; x++) {
         const double y = left[1] + (x + 0.5 - left[0]) * slope;
@@ -61,7 +62,6 @@ static enum status span_outline(struct polygon *p, const double *xy, int64_t n, 
     for (int64_t i = 0; i < n; i++) TRY(cross_edge(p, xy + 2 * i, xy + 2 * ((i + 1) % n), h, w));
     if (p->n_crossings == 0) return OK;
     qsort(p->crossings, (size_t)p->n_crossings, sizeof *p->crossings, by_value);
-    if (p->n_spans + p->n_crossings > 2 * POLYGON_CROSSINGS) return E_SHAPE;
     GROW(p->spans, p->spans_room, p->n_spans + p->n_crossings);
     for (int64_t i = 0; i + 1 < p->n_crossings; i += 2) {
         const uint32_t x = p->crossings[i] / side;
@@ -80,7 +80,7 @@ enum status polygon_to_runs(struct polygon *p, int32_t h, int32_t w)
     uint32_t at = 0;
     int64_t first = 0;
 
-    p->n_spans = 0;
+    p->n_spans = p->n_crossed = 0;
     for (int64_t i = 0; i < p->n; i++) {
         TRY(span_outline(p, p->xy + 2 * first, p->end[i] - first, h, w));
         first = p->end[i];

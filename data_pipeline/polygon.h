@@ -21,7 +21,8 @@ struct polygon {
     int64_t n, xy_room, end_room;
     /* while at work */
     uint32_t *crossings, *spans;
-    int64_t n_crossings, n_spans, crossings_room, spans_room;
+    int64_t n_crossings, n_crossed, n_spans; /* crossings of one outline, of all so far */
+    int64_t crossings_room, spans_room;
     int32_t *runs; /* the result; owned */
     int64_t n_runs, runs_room;
 };

@@ -13,7 +13,7 @@ enum {
     BLOCK = 512,
     LONG_NAME_MAX = 1 << 12, /* bytes of a GNU long name */
     PAX_MAX = 1 << 16,       /* bytes of a pax header */
-    EXTENSIONS_MAX = 1 << 12 /* blocks of an old GNU sparse map; also headers before one member */
+    EXTENSIONS_MAX = 1 << 12 /* blocks of an old GNU sparse map */
 };
 
 const struct tar_limits tar_limits_default = { .member_bytes = (int64_t)64 << 20,

@@ -217,6 +217,27 @@ static void test_bombs(void)
     masks_destroy(&m);
 }
 
+/* An image whose masks have all the text that a shard takes, as if there were so much. */
+static void test_text_cap(void)
+{
+    const int32_t runs[] = { 4, 4, 4 };
+    struct masks m = { 0 };
+
+    masks_start(&m, 3, 4, 1);
+    CHECK(masks_add_runs(&m, runs, 3) == OK && m.n == 1 && m.end[0] == 3);
+    CHECK(masks_add_text(&m, "444", 3, NULL) == OK && m.n == 2 && m.end[1] == 6);
+    m.n = 1;
+    m.end[0] = MASKS_TEXT_MAX - 3; /* one more fits exactly */
+    m.text = realloc(m.text, MASKS_TEXT_MAX + 64);
+    m.text_room = MASKS_TEXT_MAX + 64;
+    CHECK(masks_add_runs(&m, runs, 3) == OK && m.n == 2 && m.n_broken == 0);
+    CHECK(masks_add_runs(&m, runs, 3) == OK && m.n == 2 && m.n_broken == 1);
+    CHECK(masks_add_text(&m, "444", 3, NULL) == OK && m.n == 2 && m.n_broken == 2);
+    CHECK(m.n_broken == 2 && strstr(m.broken[1].why, "more text than a shard may hold"));
+    CHECK(m.end[1] == MASKS_TEXT_MAX && m.n_seen == 5);
+    masks_destroy(&m);
+}
+
 static void test_names(void)
 {
     CHECK(annotation_file_id("sa_0.jpg", ".jpg") == 0);
@@ -240,6 +261,7 @@ int main(void)
     test_fractional_box();
     test_refused();
     test_bombs();
+    test_text_cap();
     test_names();
     return check_done("annotation");
 }

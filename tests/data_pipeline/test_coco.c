@@ -303,6 +303,27 @@ static void test_intricate(void)
     free(xy);
 }
 
+/* So do many flat outlines that hold no pixel at all. */
+static void test_many_flat(void)
+{
+    enum { OUTLINES = 30 };
+    double xy[OUTLINES * 6];
+    int64_t end[OUTLINES];
+    struct polygon p = { .xy = xy, .end = end, .xy_room = OUTLINES * 6, .end_room = OUTLINES };
+
+    for (int i = 0; i < OUTLINES; i++) {
+        memcpy(xy + 6 * i, (const double[]){ 0, 1, 20000, 1, 10000, 1 }, 6 * sizeof *xy);
+        end[i] = 3 * (i + 1);
+    }
+    p.n = OUTLINES - 5; /* 40,000 crossings each: just within */
+    CHECK(polygon_to_runs(&p, 1000, 20000) == OK && p.n_runs == 1);
+    p.n = OUTLINES;
+    CHECK(polygon_to_runs(&p, 1000, 20000) == E_SHAPE);
+    p.xy = NULL;
+    p.end = NULL;
+    polygon_destroy(&p);
+}
+
 int main(void)
 {
     test_masks();
@@ -311,5 +332,6 @@ int main(void)
     test_polygons();
     test_neighbours();
     test_intricate();
+    test_many_flat();
     return check_done("coco");
 }
