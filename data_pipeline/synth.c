@@ -10,6 +10,8 @@
 
 enum { ELEMENTS_MAX = 2 * SYNTH_OBJECTS_MAX + 1 }; /* the ground is 0 */
 
+_Static_assert((int64_t)SYNTH_SIDE_MAX *SYNTH_SIDE_MAX <= PICTURE_PIXELS_MAX, "no picture larger");
+
 static const double area_min = 0.002;   /* of the image: smaller masks are left out */
 static const int64_t pixels_min = 100;  /* as SA-1B's own limit */
 static const double visible_min = 0.35; /* of an object, for its masks to count */
@@ -337,6 +339,7 @@ static int32_t draw_side(struct dice *d, int32_t mean)
 {
     const int32_t side = (int32_t)(mean * dice_uniform(d, 0.8, 1.2));
 
+    if (side > SYNTH_SIDE_MAX) return SYNTH_SIDE_MAX;
     return side < SYNTH_SIDE_MIN ? SYNTH_SIDE_MIN : side;
 }
 

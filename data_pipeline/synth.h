@@ -21,9 +21,10 @@ enum {
 
 struct synth_options {
     uint64_t seed;
-    int32_t width, height; /* mean of the images; single ones differ by up to a fifth, some stand */
-    int32_t n_objects;     /* mean per image */
-    int quality;           /* of the JPEG, 1…100 */
+    /* mean of the images; single ones differ by up to a fifth (within the limits above), some stand */
+    int32_t width, height;
+    int32_t n_objects; /* mean per image */
+    int quality;       /* of the JPEG, 1…100 */
 };
 
 /* One image; zero is a valid empty one, to be drawn into again and again. */
