@@ -151,7 +151,8 @@ int main(int argc, char **argv)
         for (int act = ACT_NONE; act <= ACT_RELU; act++)
             ask(be, sizes[i][0], sizes[i][1], sizes[i][2], act != ACT_NONE || i % 2,
                 (enum activation)act);
-    ask(be, 66, 725, 725, true, ACT_GELU); /* weights too many for each lane to sum up its own */
+    /* weights too many for each lane of a CPU to sum up its own */
+    if (strcmp(be->name, "emu") != 0) ask(be, 66, 725, 725, true, ACT_GELU);
     ask_relu_derivative(be);
     by_hand(be);
     folds_and_keeps_nan(be);
