@@ -87,7 +87,7 @@ struct config_list {
     LIST(optim, milestones, "60000,86666", "steps at which the learning rate falls to a tenth")    \
     NUMBER(optim, beta1, 0.9, 0, 0.99999, "AdamW")                                                 \
     NUMBER(optim, beta2, 0.999, 0, 0.999999, "AdamW")                                              \
-    NUMBER(optim, eps, 1e-8, 0, 1, "AdamW")                                                        \
+    NUMBER(optim, eps, 1e-8, 1e-20, 1, "AdamW")                                                    \
     NUMBER(optim, weight_decay, 0.1, 0, 10, "AdamW; none for biases, norms and positions")         \
     FLAG(optim, decay_all, false, "decay every parameter (the paper is silent)")                   \
     NUMBER(optim, layer_decay, 1, 0.01, 1,                                                         \
