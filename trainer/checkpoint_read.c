@@ -6,11 +6,13 @@
 #include "trainer/checkpoint_folder.h"
 #include "trainer/checkpoint_h5.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct checkpoint {
     struct checkpoint_manifest m;
@@ -66,6 +68,7 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
     struct checkpoint_folders l;
     enum status s = E_CORRUPT;
 
+    if (access(path, F_OK) != 0) FAIL(E_IO, "%s: %s", path, strerror(errno));
     if (has(path, "manifest.json")) return open_folder(k, path);
     if (!has(path, "checkpoints"))
         FAIL(E_CORRUPT,
@@ -75,7 +78,7 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
     TRY(checkpoint_folders_list(&l, path, false));
     for (int i = 0; i < l.n && s != OK && l.at[i].sequence >= 0; i++) {
         s = open_folder(k, l.at[i].path);
-        if (s != OK) log_warn("%s is not used; trying the one before", l.at[i].path);
+        if (s != OK) log_warn("%s is damaged and not used", l.at[i].path);
     }
     checkpoint_folders_destroy(&l);
     if (s != OK) FAIL(s, "%s holds no checkpoint that verifies", path);
