@@ -37,14 +37,12 @@ struct pack_options pack_options_default(void)
 
 /* ---- what an earlier run has done ------------------------------------------------------------ */
 
-/* The last name in a path, shortened as pack_part does; for comparing. */
 static bool same_source(const struct pack_done *d, const struct pack_part *part)
 {
-    const char *const path = part->source->path, *const slash = strrchr(path, '/');
-    const char *const base = slash && slash[1] ? slash + 1 : path;
-    const size_t n = strlen(base), kept = strlen(d->source);
+    char name[PACK_NAME];
 
-    return n >= kept && strcmp(base + n - kept, d->source) == 0;
+    pack_plan_name(name, part->source->path);
+    return strcmp(name, d->source) == 0;
 }
 
 /* COCO's key does not know the image files: what was missing may be there now. */
@@ -152,12 +150,7 @@ static enum status run_threads(struct pack *p)
     if (n == 0 && p->plan.n_parts > 0) work(p);
     for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
     if (p->failure != OK) return p->failure;
-    if (p->shared.stop_wanted)
-        FAIL(E_STOPPED,
-             "pack: stopped on request after %lld of %lld parts; the same command goes on from "
-             "there",
-             (long long)p->shared.progress.n_parts_done, (long long)p->plan.n_parts);
-    return OK;
+    return p->shared.stop_wanted ? E_STOPPED : OK;
 }
 
 /* ---- image ids across parts ------------------------------------------------------------------ */
@@ -240,6 +233,7 @@ static enum status write_manifest(struct pack *p)
 static enum status run(struct pack *p)
 {
     struct pack_progress *const g = &p->shared.progress;
+    enum status s;
 
     TRY(load_done(p));
     g->n_parts = p->plan.n_parts;
@@ -251,8 +245,14 @@ static enum status run(struct pack *p)
         else
             TRY(unseal(p));
     }
-    TRY(run_threads(p));
-    TRY(settle(p));
+    s = run_threads(p);
+    if (s == OK) s = settle(p);
+    if (s == E_STOPPED)
+        FAIL(E_STOPPED,
+             "pack: stopped on request after %lld of %lld parts; the same command goes on from "
+             "there",
+             (long long)g->n_parts_done, (long long)g->n_parts);
+    TRY(s);
     TRY(pack_state_gather(&p->state, p->plan.n_parts));
     return write_manifest(p);
 }

@@ -10,6 +10,10 @@
 
 enum { REASON = 400, JPEG_QUALITY = 95 };
 
+_Static_assert((int)MASKS_MAX <= (int)SHARD_MASKS_MAX &&
+                   (int)MASKS_TEXT_MAX <= (int)SHARD_IMAGE_BYTES_MAX,
+               "what masks.h lets through, a shard takes");
+
 void pack_worker_destroy(struct pack_worker *w)
 {
     if (!w) return;
@@ -125,6 +129,7 @@ static enum status commit_shard(struct pack_worker *w)
 static enum status store(struct pack_worker *w, const struct shard_record *r)
 {
     struct pack_done *const d = &w->done;
+    int32_t ignored;
 
     if (!w->writer) {
         char name[SHARD_NAME];
@@ -133,6 +138,7 @@ static enum status store(struct pack_worker *w, const struct shard_record *r)
         TRY(shard_writer_create(&w->writer, &(struct shard_writer_options){
                                                 .folder = w->shared->state->out, .name = name }));
     }
+    TRY(id_map_add(&w->own, r->image_id, 0, &ignored));
     TRY(shard_writer_add(w->writer, r));
     GROW(d->ids, d->ids_room, d->n_ids + 1);
     d->ids[d->n_ids++] = r->image_id;
@@ -224,8 +230,9 @@ enum status pack_image(struct pack_worker *w, int64_t image_id, const char *memb
         return pack_reject(w, member, -1, "duplicate: an earlier source has image id %lld too",
                            (long long)image_id);
     }
-    if (m->n > 0 && m->end[m->n - 1] > SHARD_IMAGE_BYTES_MAX)
-        return pack_reject(w, member, -1, "masks have more text than a shard may hold");
+    if (id_map_find(&w->own, image_id) >= 0)
+        return pack_reject(w, member, -1, "duplicate: an image before it has id %lld too",
+                           (long long)image_id);
     s = check_picture(w, bytes, n, why);
     if (s == E_CORRUPT) return pack_reject(w, member, -1, "%s", why);
     TRY(s);
@@ -360,17 +367,6 @@ static enum status pack_whole(struct pack_worker *w)
     return pack_items(w);
 }
 
-/* The last 255 bytes of the path's last name. */
-static void name_source(char name[256], const char *path)
-{
-    const char *const slash = strrchr(path, '/');
-    const char *const base = slash && slash[1] ? slash + 1 : path;
-    const size_t n = strlen(base), kept = n < 256 ? n : 255;
-
-    memcpy(name, base + n - kept, kept);
-    name[kept] = 0;
-}
-
 static enum status run(struct pack_worker *w)
 {
     TRY(pack_state_quarantine(w->shared->state, w->part_index, &w->quarantine));
@@ -391,8 +387,9 @@ enum status pack_part_run(struct pack_worker *w, const struct pack_part *part, i
     w->bytes_in = 0;
     memset(&w->told, 0, sizeof w->told);
     w->done = (struct pack_done){ .key = part->key };
-    name_source(w->done.source, part->source->path);
+    pack_plan_name(w->done.source, part->source->path);
     s = run(w);
+    id_map_destroy(&w->own);
     shard_writer_destroy(w->writer);
     w->writer = NULL;
     if (w->quarantine) fclose(w->quarantine); /* saved already, or of no more use */

@@ -41,6 +41,7 @@ struct pack_worker {
     const struct pack_part *part; /* not owned */
     int64_t part_index;
     const struct id_map *earlier; /* ids that earlier parts have; may be NULL; not owned */
+    struct id_map own;            /* ids stored; owned until the part is done */
     struct pack_done done;        /* grows; owned until the part is saved */
     struct shard_writer *writer;  /* owned; NULL: none begun */
     FILE *quarantine;             /* owned */

@@ -61,6 +61,15 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
+void pack_plan_name(char name[PACK_NAME], const char *path)
+{
+    const char *const base = base_name(path);
+    const size_t n = strlen(base), kept = n < PACK_NAME ? n : PACK_NAME - 1;
+
+    memcpy(name, base + n - kept, kept);
+    name[kept] = 0;
+}
+
 static uint64_t item_key(uint64_t key, const struct pack_part *part, int64_t i)
 {
     const struct pack_source *const s = part->source;
@@ -113,6 +122,7 @@ static enum status add_source(struct pack_plan *p, const char *path, struct pack
     p->sources[p->n_sources++] = fresh;
     if (snprintf(fresh->path, sizeof fresh->path, "%s", path) >= (int)sizeof fresh->path)
         FAIL(E_USAGE, "pack: the path %.200s… is too long", path);
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--) fresh->path[n - 1] = 0;
     *s = fresh;
     return OK;
 }

@@ -12,6 +12,7 @@
 #include "data_pipeline/pack.h"
 #include "kernels/base/status.h"
 
+enum { PACK_NAME = 256 };
 enum pack_form { PACK_TAR, PACK_LOOSE, PACK_COCO, PACK_PNG };
 
 /* Loose files of one image id: indices of names, −1: missing. */
@@ -50,5 +51,9 @@ struct pack_plan {
 /* E_USAGE or E_IO (logged) when a source is missing or of no known form. */
 enum status pack_plan_create(struct pack_plan *p, const struct pack_options *o) MUST_CHECK;
 void pack_plan_destroy(struct pack_plan *p);
+
+/* The last name in path, of it the last PACK_NAME − 1 bytes: what a source is known by, wherever it
+ * lies. */
+void pack_plan_name(char name[PACK_NAME], const char *path);
 
 #endif

@@ -16,7 +16,7 @@ struct head {
     char magic[16];
     int64_t head_bytes, summary_bytes;
     uint64_t key;
-    char source[256];
+    char source[PACK_NAME];
     struct pack_tally tally;
     int64_t n_shards, n_ids, n_excluded;
 };
@@ -164,7 +164,8 @@ static enum status decode(const struct folder_file *f, struct pack_done *d, bool
     *good = false;
     if (!take(f, &at, &h, sizeof h) || memcmp(h.magic, magic, sizeof magic) != 0 ||
         h.head_bytes != (int64_t)sizeof h ||
-        h.summary_bytes != (int64_t)sizeof(struct shard_summary) || !counts_fit(&h, f->n))
+        h.summary_bytes != (int64_t)sizeof(struct shard_summary) ||
+        !memchr(h.source, 0, sizeof h.source) || !counts_fit(&h, f->n))
         return OK;
     memcpy(&hash, f->bytes + f->n - sizeof hash, sizeof hash);
     if (hash != XXH3_64bits(f->bytes, (size_t)f->n - sizeof hash)) return OK;

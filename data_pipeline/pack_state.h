@@ -12,13 +12,14 @@
 #include "data_pipeline/folder.h"
 #include "data_pipeline/id_map.h"
 #include "data_pipeline/pack.h"
+#include "data_pipeline/pack_plan.h"
 #include "data_pipeline/shard.h"
 #include "kernels/base/status.h"
 
 /* One finished part. All arrays owned; zero is a valid empty one. */
 struct pack_done {
     uint64_t key;
-    char source[256]; /* the last 255 bytes of its path's last name */
+    char source[PACK_NAME]; /* as pack_plan_name() */
     struct pack_tally tally;
     struct shard_summary *shards;
     int64_t n_shards, shards_room;

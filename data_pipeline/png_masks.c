@@ -64,6 +64,8 @@ static enum status read_mask(const char *folder, const char *name, struct masks 
     int32_t h, w;
     enum status s;
 
+    if (!folder_ends_with(name, ".png"))
+        return masks_add_broken(m, "masks/%.40s is not named .png", name);
     TRY(folder_join(path, folder, name));
     s = folder_read(&scratch->file, path, PNG_MASKS_BYTES, &why);
     if (s == OK)
@@ -100,7 +102,6 @@ enum status png_masks_read(const char *folder, const char *name, double max_area
     TRY(folder_join(path, folder, masks_name));
     TRY(folder_list(&list, path));
     for (int64_t i = 0; i < list.n && s == OK; i++) {
-        if (!folder_ends_with(list.names[i], ".png")) continue;
         if (m->n_seen == MASKS_MAX) {
             snprintf(why, JSON_WHY, "more than %d masks", MASKS_MAX);
             s = E_CORRUPT;

@@ -1,5 +1,6 @@
 /* Images with one PNG an object: FOLDER/ID/image.png and FOLDER/ID/masks/NAME.png, the form of
- * BBBC038. A mask is where its PNG is not black; masks are taken in the order of their names. */
+ * BBBC038. A mask is where its PNG is not black; masks are taken in the order of their names.
+ * Whatever else lies in masks is a broken mask. */
 #ifndef DATA_PIPELINE_PNG_MASKS_H
 #define DATA_PIPELINE_PNG_MASKS_H
 

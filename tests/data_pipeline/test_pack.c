@@ -283,32 +283,37 @@ static void test_coco(void)
 
 static void test_png(void)
 {
+    static const char *const names[] = { "cells/cafe", "cells/0042", "cells/42" };
     uint8_t mask[20 * 30] = { 0 };
     struct picture p = { 0 };
 
     CHECK(picture_reserve(&p, 20, 30) == OK);
     memset(p.rgb, 90, 20 * 30 * 3);
     for (int i = 100; i < 300; i++) mask[i] = 1;
-    for (int k = 0; k < 2; k++) {
+    CHECK(mkdir(in_root("cells"), 0777) == 0);
+    for (int k = 0; k < 3; k++) {
         char name[64];
 
-        snprintf(name, sizeof name, "cells/%s", k ? "0042" : "cafe");
-        if (k == 0) CHECK(mkdir(in_root("cells"), 0777) == 0);
+        CHECK(mkdir(in_root(names[k]), 0777) == 0);
+        snprintf(name, sizeof name, "%s/masks", names[k]);
         CHECK(mkdir(in_root(name), 0777) == 0);
-        snprintf(name, sizeof name, "cells/%s/masks", k ? "0042" : "cafe");
-        CHECK(mkdir(in_root(name), 0777) == 0);
-        snprintf(name, sizeof name, "cells/%s/image.png", k ? "0042" : "cafe");
+        snprintf(name, sizeof name, "%s/image.png", names[k]);
         CHECK(picture_write_png(in_root(name), &p) == OK);
     }
     CHECK(picture_write_mask_png(in_root("cells/0042/masks/1.png"), mask, 20, 30) == OK);
     CHECK(picture_write_mask_png(in_root("cells/0042/masks/2.png"), mask, 30, 20) == OK);
     save_text("cells/0042/masks/3.png", "no PNG");
+    save_text("cells/0042/masks/4.PNG", "what is it?");
     CHECK(pack("a", "cells", NULL) == OK);
     CHECK(told.tally.n_images == 2 && told.tally.n_masks == 1 && told.tally.n_bare == 1);
-    CHECK(told.tally.n_bad_masks == 2 && told.tally.n_bad_items == 0);
+    CHECK(told.tally.n_bad_masks == 3 && told.tally.n_bad_items == 1);
     CHECK(strncmp(ids_of("a"), "42 ", 3) == 0);
     CHECK(strstr(quarantine_of("a"), "\"0042\",\"mask\":1"));
     CHECK(strstr(quarantine_of("a"), "masks/3.png"));
+    CHECK(strstr(quarantine_of("a"), "masks/4.PNG is not named .png"));
+    CHECK(
+        strstr(quarantine_of("a"), "\"42\",\"reason\":\"duplicate: an image before it has id 42"));
+    CHECK(pack("a", "cells//", NULL) == OK && told.n_parts_kept == 1); /* the same source */
     picture_destroy(&p);
 }
 
