@@ -123,19 +123,20 @@ static void print_loader(const struct bench_loader *b)
 {
     printf("%lld images to a frame of %lld pixels with up to %lld masks, %d threads\n",
            (long long)b->n_images, (long long)b->frame, (long long)b->masks, b->threads);
-    printf("  loader             %9.1f images/s, %.1f a core\n", b->images_per_second,
-           b->images_per_second / b->threads);
-    printf("  JPEG decoding only %9.1f images/s, %.1f a core\n", b->decodes_per_second,
-           b->decodes_per_second / b->threads);
-    printf("  share of the decode limit %.3f\n", b->images_per_second / b->decodes_per_second);
+    printf("  loader             %9.1f images/s by the wall\n", b->images_per_second);
+    printf("  loader             %9.1f images per core-second\n", b->images_per_core_second);
+    printf("  JPEG decoding only %9.1f images per core-second\n", b->decodes_per_core_second);
+    printf("  share of the decode limit %.3f\n",
+           b->images_per_core_second / b->decodes_per_core_second);
 }
 
 static enum status loader_json(const struct bench_loader *b)
 {
-    return dump(json_pack("{s:I, s:I, s:i, s:f, s:f, s:f}", "images", (json_int_t)b->n_images,
+    return dump(json_pack("{s:I, s:I, s:i, s:f, s:f, s:f, s:f}", "images", (json_int_t)b->n_images,
                           "frame", (json_int_t)b->frame, "threads", b->threads, "images_per_second",
-                          b->images_per_second, "decodes_per_second", b->decodes_per_second,
-                          "share", b->images_per_second / b->decodes_per_second));
+                          b->images_per_second, "images_per_core_second", b->images_per_core_second,
+                          "decodes_per_core_second", b->decodes_per_core_second, "share",
+                          b->images_per_core_second / b->decodes_per_core_second));
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */
