@@ -108,6 +108,8 @@ void async_wait(int groups_left);
 
 enum access { READ, WRITE, ATOMIC };
 void touch(const void *p, unsigned bytes, access kind);
+uint32_t peek_word(const void *p); /* not looked at */
+void poke_word(void *p, uint32_t word);
 void *dynamic_shared(void);
 void acquire_blocks(void); /* what earlier blocks of this launch wrote may be read from here on */
 
@@ -120,6 +122,24 @@ template <class T> T shuffle_any(collective kind, unsigned mask, T v, int source
     u = shuffle(kind, mask, u, source, w, at);
     memcpy(&v, &u, 4);
     return v;
+}
+
+template <class T> T peek(const T *p)
+{
+    static_assert(sizeof(T) == 4, "atomics are of 4 bytes");
+    const uint32_t word = peek_word(p);
+    T v;
+
+    memcpy(&v, &word, 4);
+    return v;
+}
+
+template <class T> void poke(T *p, T v)
+{
+    uint32_t word;
+
+    memcpy(&word, &v, 4);
+    poke_word(p, word);
 }
 
 } // namespace emu
@@ -169,27 +189,23 @@ inline int __all_sync(unsigned mask, int predicate, EMU_PLACE)
     return emu::ballot(mask, predicate, at) == mask;
 }
 
-#define EMU_ATOMIC(name, T, ...)                                                                   \
-    __attribute__((no_sanitize("thread"))) inline T name(T *p, __VA_ARGS__)
-#define EMU_ATOMIC_BODY(new_value)                                                                 \
+#define EMU_ATOMIC(name, T, new_value, ...)                                                        \
+    inline __attribute__((always_inline)) T name(T *p, __VA_ARGS__)                                \
     {                                                                                              \
         emu::touch(p, sizeof *p, emu::ATOMIC);                                                     \
-        const auto old = *p;                                                                       \
-        *p = (new_value);                                                                          \
+        const T old = emu::peek<T>(p);                                                             \
+        emu::poke<T>(p, new_value);                                                                \
         return old;                                                                                \
     }
-EMU_ATOMIC(atomicAdd, float, float v)
-EMU_ATOMIC_BODY(old + v) EMU_ATOMIC(atomicAdd, int, int v) EMU_ATOMIC_BODY(old + v)
-    EMU_ATOMIC(atomicAdd, unsigned, unsigned v) EMU_ATOMIC_BODY(old + v)
-        EMU_ATOMIC(atomicMax, int, int v) EMU_ATOMIC_BODY(v > old ? v : old)
-            EMU_ATOMIC(atomicMax, unsigned, unsigned v) EMU_ATOMIC_BODY(v > old ? v : old)
-                EMU_ATOMIC(atomicCAS, unsigned, unsigned was, unsigned v)
-                    EMU_ATOMIC_BODY(old == was ? v : old)
+EMU_ATOMIC(atomicAdd, float, old + v, float v)
+EMU_ATOMIC(atomicAdd, int, old + v, int v)
+EMU_ATOMIC(atomicAdd, unsigned, old + v, unsigned v)
+EMU_ATOMIC(atomicMax, int, v > old ? v : old, int v)
+EMU_ATOMIC(atomicMax, unsigned, v > old ? v : old, unsigned v)
+EMU_ATOMIC(atomicCAS, unsigned, old == was ? v : old, unsigned was, unsigned v)
 #undef EMU_ATOMIC
-#undef EMU_ATOMIC_BODY
 
-                        template <class T>
-                        T __ldg(const T *p)
+template <class T> T __ldg(const T *p)
 {
     return *p;
 }

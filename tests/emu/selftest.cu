@@ -137,6 +137,12 @@ __global__ void all_blocks_add(float *o)
     atomicAdd(o, 1.0f);
 }
 
+__global__ void add_and_read(float *o)
+{
+    atomicAdd(o, 1.0f);
+    o[1 + threadIdx.x] = o[0];
+}
+
 __global__ void neighbours_of_two_bytes(bf16 *o)
 {
     o[threadIdx.x] = __float2bfloat16(1.0f);
@@ -385,6 +391,8 @@ static void blocks(const buffers &b)
 {
     BAD(RACE, all_blocks_write, 3, 64, 0, b.o);
     GOOD(all_blocks_add, 3, 64, 0, b.o);
+    BAD(RACE, add_and_read, 1, 64, 0, b.o);
+    BAD(OOB, all_blocks_add, 3, 64, 0, b.o + 512);
     GOOD(copy_strided, 3, 64, 0, b.o, b.x, 500);
     set_zero(b.n_done);
     GOOD(last_block_sums<true>, 8, 64, 0, b.o, b.n_done, b.x);

@@ -1,5 +1,5 @@
-/* Who touched what last. Every access of a checked kernel comes here: inside? written
- * before? ordered behind the accesses it conflicts with? Order comes from barriers (vector clocks, one
+/* Who touched what last. Every access of a checked kernel comes here: inside? written before?
+ * ordered behind the accesses it conflicts with? Order comes from barriers (vector clocks, one
  * a warp), from full __syncwarp within a warp, and from one launch to the next. */
 #include "tests/emu/machine.h"
 
@@ -154,6 +154,19 @@ void check_access(fiber *f, uintptr_t a, unsigned bytes, access kind, uint32_t p
 void acquire_blocks(void)
 {
     m.acquired = true;
+}
+
+uint32_t peek_word(const void *p)
+{
+    uint32_t word;
+
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+void poke_word(void *p, uint32_t word)
+{
+    memcpy(p, &word, sizeof word);
 }
 
 __attribute__((noinline)) void touch(const void *p, unsigned bytes, access kind)
