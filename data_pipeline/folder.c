@@ -74,6 +74,37 @@ bool folder_ends_with(const char *name, const char *suffix)
     return n > m && strcmp(name + n - m, suffix) == 0;
 }
 
+enum status folder_make(const char *path)
+{
+    char part[FOLDER_PATH];
+    const size_t n = strlen(path);
+
+    if (n == 0 || n >= sizeof part)
+        FAIL(E_USAGE, "folder: a path of %zu bytes; 1 to %d are possible", n, FOLDER_PATH - 1);
+    memcpy(part, path, n + 1);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i] != 0) continue;
+        part[i] = 0;
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            FAIL(E_IO, "folder: cannot make %s: %s", part, strerror(errno));
+        part[i] = path[i];
+    }
+    return OK;
+}
+
+enum status folder_sync(const char *path)
+{
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int problem = 0;
+
+    if (fd < 0) FAIL(E_IO, "folder: cannot open %s: %s", path, strerror(errno));
+    /* EINVAL: a file system that has no such call and needs none */
+    if (fsync(fd) != 0 && errno != EINVAL) problem = errno;
+    close(fd);
+    if (problem) FAIL(E_IO, "folder: cannot sync %s: %s", path, strerror(problem));
+    return OK;
+}
+
 enum status folder_join(char path[FOLDER_PATH], const char *folder, const char *name)
 {
     if (snprintf(path, FOLDER_PATH, "%s/%s", folder, name) >= FOLDER_PATH)

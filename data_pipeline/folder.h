@@ -1,5 +1,5 @@
 /* Folders and files from outside: names sorted, so that their order is the same everywhere, and
- * whole files read within a cap. */
+ * whole files read within a cap. And folders of our own: made, and brought to the disk. */
 #ifndef DATA_PIPELINE_FOLDER_H
 #define DATA_PIPELINE_FOLDER_H
 
@@ -21,6 +21,12 @@ void folder_destroy(struct folder *f);
 
 bool folder_has(const struct folder *f, const char *name);
 bool folder_ends_with(const char *name, const char *suffix);
+
+/* Makes path and what is missing above it. E_IO, E_USAGE (logged). */
+enum status folder_make(const char *path) MUST_CHECK;
+
+/* Makes lasting what was created, renamed or removed in path. E_IO (logged). */
+enum status folder_sync(const char *path) MUST_CHECK;
 
 /* "folder/name" into path; E_USAGE (logged) when it is too long. */
 enum status folder_join(char path[FOLDER_PATH], const char *folder, const char *name) MUST_CHECK;

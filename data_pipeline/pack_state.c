@@ -48,24 +48,12 @@ static enum status part_path(const struct pack_state *s, int64_t part, const cha
     return folder_join(path, s->out, name);
 }
 
-static enum status sync_folder(const char *path)
-{
-    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0 || fsync(fd) != 0) {
-        if (fd >= 0) close(fd);
-        FAIL(E_IO, "pack: cannot sync the folder %s: %s", path, strerror(errno));
-    }
-    close(fd);
-    return OK;
-}
-
 static enum status sync_state(const struct pack_state *s)
 {
     char path[FOLDER_PATH];
 
     TRY(folder_join(path, s->out, ".pack"));
-    return sync_folder(path);
+    return folder_sync(path);
 }
 
 static enum status remove_file(const char *path)
@@ -76,23 +64,6 @@ static enum status remove_file(const char *path)
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
-
-static enum status make_folders(const char *path)
-{
-    char part[FOLDER_PATH];
-
-    snprintf(part, sizeof part, "%s", path);
-    for (char *p = part + 1; *p; p++) {
-        if (*p != '/') continue;
-        *p = 0;
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            FAIL(E_IO, "pack: cannot make the folder %s: %s", part, strerror(errno));
-        *p = '/';
-    }
-    if (mkdir(part, 0777) != 0 && errno != EEXIST)
-        FAIL(E_IO, "pack: cannot make the folder %s: %s", part, strerror(errno));
-    return OK;
-}
 
 static enum status check_ours(const char *out)
 {
@@ -114,7 +85,7 @@ enum status pack_state_open(struct pack_state *s, const char *out)
 
     if (snprintf(s->out, sizeof s->out, "%s", out) >= FOLDER_PATH - 128)
         FAIL(E_USAGE, "pack: the path %.200s… is too long", out);
-    TRY(make_folders(out));
+    TRY(folder_make(out));
     TRY(check_ours(out));
     TRY(folder_join(path, out, ".pack"));
     if (mkdir(path, 0777) != 0 && errno != EEXIST)
@@ -352,7 +323,7 @@ enum status pack_state_unseal(const struct pack_state *s)
     TRY(remove_file(path));
     TRY(folder_join(path, s->out, "quarantine.jsonl"));
     TRY(remove_file(path));
-    return sync_folder(s->out);
+    return folder_sync(s->out);
 }
 
 enum status pack_state_parts(const struct pack_state *s, int64_t *n)
@@ -407,5 +378,5 @@ enum status pack_state_gather(const struct pack_state *s, int64_t n_parts)
     KEEP_FIRST(status, finish(f, temporary));
     TRY(status);
     TRY(rename_file(temporary, path));
-    return sync_folder(s->out);
+    return folder_sync(s->out);
 }

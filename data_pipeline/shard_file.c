@@ -385,17 +385,6 @@ int shard_name_valid(const char *name)
            strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == n;
 }
 
-enum status shard_sync_folder(const char *folder)
-{
-    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const int good = fd >= 0 && fsync(fd) == 0;
-    const int cause = errno;
-
-    if (fd >= 0) close(fd);
-    if (!good) FAIL(E_IO, "shard: cannot sync folder %s: %s", folder, strerror(cause));
-    return OK;
-}
-
 static enum status check_head(int fd, const char *path, const struct shard_summary *s)
 {
     struct stat st;

@@ -109,9 +109,6 @@ enum status shard_buffer_reserve(struct shard_buffer *b, int64_t bytes) MUST_CHE
 /* A shard's name: 1 to 255 of A-Z a-z 0-9 . _ -, not beginning with a dot. */
 int shard_name_valid(const char *name);
 
-/* fsync of a folder, so that a rename in it lasts. */
-enum status shard_sync_folder(const char *folder) MUST_CHECK;
-
 /* ---- shard_h5.c: the only file that calls HDF5 ----------------------------------------------- */
 
 /* Checks the structure of the file against the summary and reads the index, which is created. */

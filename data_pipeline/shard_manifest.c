@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "data_pipeline/folder.h"
 #include "data_pipeline/json.h"
 #include "data_pipeline/shard_file.h"
 #include "kernels/base/check.h"
@@ -99,7 +100,7 @@ enum status shard_manifest_write(const char *folder, const struct shard_summary 
     if (s == OK && rename(temporary, path) != 0)
         s = status_fail(E_IO, __FILE__, __LINE__, "shard: renaming %s: %s", temporary,
                         strerror(errno));
-    if (s == OK) s = shard_sync_folder(folder);
+    if (s == OK) s = folder_sync(folder);
     if (s != OK) unlink(temporary);
     free(text);
     return s;

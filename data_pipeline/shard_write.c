@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "data_pipeline/folder.h"
 #include "data_pipeline/shard_file.h"
 
 enum { PATH_ROOM = 4096, COPY = 1 << 20, INDEX_FIRST = 256 };
@@ -263,7 +264,7 @@ enum status shard_writer_commit(struct shard_writer *w, struct shard_summary *su
     if (s == OK && rename(w->temporary, w->path) != 0)
         s = status_fail(E_IO, __FILE__, __LINE__, "shard: renaming %s: %s", w->temporary,
                         strerror(errno));
-    if (s == OK) s = shard_sync_folder(w->folder);
+    if (s == OK) s = folder_sync(w->folder);
     if (s != OK) {
         unlink(w->temporary);
         return s;

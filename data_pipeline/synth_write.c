@@ -1,20 +1,17 @@
 #include "data_pipeline/synth.h"
 
 #include "data_pipeline/distance.h"
+#include "data_pipeline/folder.h"
 #include "data_pipeline/rle.h"
 #include "data_pipeline/tar_write.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <jansson.h>
-#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { NAME = 64, TEXT_PER_RUN = 7 };
 
@@ -200,37 +197,17 @@ static enum status write_tar(const char *folder, const struct synth_set *set, in
     return s;
 }
 
-/* Makes folder and those above it. */
-static enum status make_folders(const char *folder)
-{
-    char path[PATH_MAX];
-    const size_t n = strlen(folder);
-
-    if (n == 0 || n >= sizeof path) FAIL(E_USAGE, "a folder's name of %zu bytes", n);
-    memcpy(path, folder, n + 1);
-    for (size_t i = 1; i <= n; i++) {
-        if (path[i] != '/' && path[i] != '\0') continue;
-        path[i] = '\0';
-        if (mkdir(path, 0777) && errno != EEXIST)
-            FAIL(E_IO, "cannot make folder %s: %s", path, strerror(errno));
-        path[i] = folder[i];
-    }
-    return OK;
-}
-
 /* The folder exists and holds no tars of another set, which would be mixed with this one. */
 static enum status make_folder(const char *folder)
 {
-    TRY(make_folders(folder));
-    DIR *d = opendir(folder);
-    if (!d) FAIL(E_IO, "cannot open folder %s: %s", folder, strerror(errno));
+    struct folder list;
     bool found = false;
-    for (const struct dirent *e = readdir(d); e && !found; e = readdir(d)) {
-        const size_t n = strlen(e->d_name);
 
-        found = n > 7 && !memcmp(e->d_name, "sa_", 3) && !strcmp(e->d_name + n - 4, ".tar");
-    }
-    closedir(d);
+    TRY(folder_make(folder));
+    TRY(folder_list(&list, folder));
+    for (int64_t i = 0; i < list.n && !found; i++)
+        found = strncmp(list.names[i], "sa_", 3) == 0 && folder_ends_with(list.names[i], ".tar");
+    folder_destroy(&list);
     if (found)
         FAIL(E_USAGE, "%s already holds sa_*.tar; remove them or name another folder", folder);
     return OK;

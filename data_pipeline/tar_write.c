@@ -1,5 +1,6 @@
 #include "data_pipeline/tar_write.h"
 
+#include "data_pipeline/folder.h"
 #include "kernels/base/check.h"
 
 #include <errno.h>
@@ -99,18 +100,6 @@ enum status tar_writer_add(struct tar_writer *w, const char *name, const void *b
     return put(w, zeros, (BLOCK - n % BLOCK) % BLOCK);
 }
 
-static enum status sync_folder(const char *folder)
-{
-    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0) FAIL(E_IO, "cannot open %s: %s", folder, strerror(errno));
-    const bool synced = fsync(fd) == 0;
-    const int error = errno;
-    close(fd);
-    if (!synced) FAIL(E_IO, "cannot sync %s: %s", folder, strerror(error));
-    return OK;
-}
-
 enum status tar_writer_commit(struct tar_writer *w)
 {
     static const char end[END_BLOCKS * BLOCK];
@@ -126,5 +115,5 @@ enum status tar_writer_commit(struct tar_writer *w)
         unlink(w->temporary);
         FAIL(E_IO, "cannot finish %s: %s", w->path, strerror(cause));
     }
-    return sync_folder(w->folder);
+    return folder_sync(w->folder);
 }
