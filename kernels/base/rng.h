@@ -102,10 +102,16 @@ RNG_FN uint32_t rng_below(struct rng_key key, uint64_t index, uint64_t n)
     return (uint32_t)(((uint64_t)rng_u32(key, index) * n) >> 32);
 }
 
-/* Uniform in [0, 1): a multiple of 2^-24, exact in float. */
+/* 32 random bits as a number in [0, 1): a multiple of 2^-24, exact in float. */
+RNG_FN float rng_unit(uint32_t bits)
+{
+    return (float)(bits >> 8) * 5.9604644775390625e-8f;
+}
+
+/* Uniform in [0, 1). */
 RNG_FN float rng_uniform(struct rng_key key, uint64_t index)
 {
-    return (float)(rng_u32(key, index) >> 8) * 5.9604644775390625e-8f;
+    return rng_unit(rng_u32(key, index));
 }
 
 /* Near-normal with mean 0 and standard deviation 1: the sum of twelve uniforms (Irwin-Hall),
