@@ -57,8 +57,8 @@ DEVICE int64_t own_row(const row_shape &shape)
 }
 
 /* Forward. A group of lanes owns a row, so that a warp works on one row of 128 channels or more,
- * or on several short ones; a block on 8 to 256 rows. A row is read once and kept in registers: ITEMS
- * pieces of WIDTH elements a lane; ITEMS 0: read again for each pass (it is in L1 by then).
+ * or on several short ones; a block on 8 to 256 rows. A row is read once and kept in registers:
+ * ITEMS pieces of WIDTH elements a lane; ITEMS 0: read again for each pass (it is in L1 by then).
  * Bound by memory: 8 bytes an element, gamma and beta come from L2.
  * The sums are of one order: lanes by turns of xor. What is left around a mean that rounding has
  * moved corrects it, and the variance. */

@@ -6,9 +6,9 @@
 
 enum { NORM_THREADS = 256 };
 
-/* Σ g² of one GRAD_NORM_BLOCK in double: a block's threads take every 256th element, and their sums
- * meet in a tree. One order, whatever runs when. Read once: bound by memory, 4 bytes an element, with
- * one double addition for them (a half-rate unit on A100 keeps up). */
+/* Σ g² of one GRAD_NORM_BLOCK in double: a block's threads take every 256th element, and their
+ * sums meet in a tree. One order, whatever runs when. Bound by memory, 4 bytes an element read once,
+ * with one addition in double for them (at half rate on an A100: it keeps up). */
 __global__ static void __launch_bounds__(NORM_THREADS)
     norm_blocks(double *sums, const float *g, int64_t n)
 {
