@@ -20,7 +20,7 @@ struct by_rows {
 /* i: the cells (n,y,x) of a grid; j: (a,b,c), of the side × side pixels below a cell */
 struct by_patches {
     enum { ALONG_J = 1 };
-    int h, w, side, n_c;
+    int w, side, n_c;
 
     DEVICE int64_t at(int i, int j) const
     {
