@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Deflate shrinks 1032-fold at most, and a byte holds 8 pixels at 1 bit. */
 enum { PIXELS_PER_BYTE = 1032 * 8, CHUNK_BYTES_MAX = 1 << 20, DEFLATE_RATIO_MAX = 1032 };
@@ -243,9 +244,11 @@ static enum status write_file(const char *path, const uint8_t *pixels, int32_t h
                               int32_t width, bool is_mask)
 {
     struct writer w = { .file = fopen(path, "wb") };
-    bool written = false;
+    bool written = false, regular;
+    struct stat info;
 
     if (!w.file) FAIL(E_IO, "cannot write %s: %s", path, strerror(errno));
+    regular = fstat(fileno(w.file), &info) == 0 && S_ISREG(info.st_mode);
     w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, on_error, on_warning);
     if (w.png) w.info = png_create_info_struct(w.png);
     if (w.info) written = write_image(&w, pixels, height, width, is_mask);
@@ -254,7 +257,7 @@ static enum status write_file(const char *path, const uint8_t *pixels, int32_t h
     if (!written) {
         const int error = errno;
 
-        remove(path);
+        if (regular) remove(path); /* a device is not ours */
         FAIL(E_IO, "cannot write %s: %s", path, error ? strerror(error) : "libpng failed");
     }
     return OK;

@@ -166,9 +166,10 @@ static enum status write_whole(const char *path, struct shard_summary *s, struct
     h5_begin();
     create = H5Pcreate(H5P_FILE_CREATE);
     access = H5Pcreate(H5P_FILE_ACCESS);
-    /* the root group has times too: without them the same records give the same bytes */
+    /* the same records give the same bytes: no times (the root group has some too), and one format,
+     * whatever newer ones the library knows */
     good = create >= 0 && access >= 0 && H5Pset_obj_track_times(create, 0) >= 0 &&
-           H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST) >= 0 &&
+           H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 &&
            H5Pset_alignment(access, 65536, 4096) >= 0 && H5Pset_file_locking(access, 0, 1) >= 0 &&
            H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0;
     if (good) file = H5Fcreate(path, H5F_ACC_TRUNC, create, access);

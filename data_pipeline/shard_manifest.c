@@ -115,8 +115,9 @@ static enum status read_text(const char *path, char **text, int64_t *n)
     struct stat st;
 
     if (fd < 0)
-        FAIL(E_IO, "shard: cannot open %s: %s; a folder of shards has one, written by pack", path,
-             strerror(errno));
+        FAIL(E_IO,
+             "shard: cannot open %s: %s; pack writes it into a folder of shards when all is packed",
+             path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size > SHARD_MANIFEST_MAX) {
         close(fd);
         FAIL(E_CORRUPT, "shard: %s is not a file of at most %d bytes", path,

@@ -43,6 +43,14 @@ static bool is_shard_folder(const char *folder)
     return strstr(head, "\"samforge-shards\"") != NULL;
 }
 
+/* One that pack has begun: the shards' own message says that its manifest is missing. */
+static bool is_half_packed(const char *folder)
+{
+    char path[PATH_ROOM];
+
+    return snprintf(path, sizeof path, "%s/.pack", folder) < PATH_ROOM && access(path, F_OK) == 0;
+}
+
 static bool is_shard_file(const char *path)
 {
     char folder[PATH_ROOM], *slash;
@@ -61,7 +69,7 @@ static enum status find_kind(const char *path, enum kind *kind)
 
     if (stat(path, &st) != 0) FAIL(E_IO, "inspect: %s: %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
-        *kind = is_shard_folder(path) ? KIND_SHARDS : KIND_CHECKPOINT;
+        *kind = is_shard_folder(path) || is_half_packed(path) ? KIND_SHARDS : KIND_CHECKPOINT;
         return OK;
     }
     read_head(path, head);
