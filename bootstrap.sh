@@ -89,17 +89,18 @@ build() {
     folder=$1 target=$2
     shift 2
     say "building $folder/ ($target)"
-    # a folder that came from elsewhere or was left half made is made anew
-    if ! grep -qsxF "CMAKE_HOME_DIRECTORY:INTERNAL=$(pwd -P)" "$folder/CMakeCache.txt" ||
-        [ ! -f "$folder/build.ninja" ]; then
+    # a folder that came from elsewhere is made anew
+    if [ -d "$folder" ] &&
+        ! grep -qsxF "CMAKE_HOME_DIRECTORY:INTERNAL=$(pwd -P)" "$folder/CMakeCache.txt"; then
         rm -rf "$folder"
-        mkdir "$folder"
-        cmake -S . -B "$folder" -G Ninja "$@" >"$folder/configure.log" 2>&1 || {
-            cat "$folder/configure.log"
-            die "configuring failed"
-        }
-        grep -- '-- samforge' "$folder/configure.log" || true
     fi
+    mkdir -p "$folder"
+    # each time, since packages may have come since the last one
+    cmake -S . -B "$folder" -G Ninja "$@" >"$folder/configure.log" 2>&1 || {
+        cat "$folder/configure.log"
+        die "configuring failed"
+    }
+    grep -- '-- samforge' "$folder/configure.log" || true
     ninja -C "$folder" -j "$(compilers)" --quiet "$target" || die "building failed"
 }
 
