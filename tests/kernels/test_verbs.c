@@ -1,0 +1,79 @@
+/* The memory verbs of a backend's table: what is put comes back, and nothing beside it moves. */
+#include "kernels/base/arena.h"
+#include "tests/kernels/op.h"
+
+enum { N = 1000, BYTES = N * 4 };
+
+static void round_trip(const struct ops *be, struct stream *s)
+{
+    struct tensor host = OP_FILLED(1, 1, 0, N), back = OP_ZEROS(F32, N), zeros = OP_ZEROS(F32, N);
+    void *a, *b;
+
+    CHECK(be->alloc(&a, BYTES) == OK && be->alloc(&b, BYTES) == OK);
+    CHECK((uintptr_t)a % ARENA_ALIGN == 0 && (uintptr_t)b % ARENA_ALIGN == 0);
+    CHECK(be->get(back.data, a, BYTES, s) == OK && be->sync(s) == OK);
+    CHECK_SAME_BITS(back.data, zeros.data, BYTES);
+
+    CHECK(be->put(a, host.data, BYTES, s) == OK && be->copy(b, a, BYTES, s) == OK);
+    CHECK(be->zero((char *)a + 40, 400, s) == OK);
+    CHECK(be->get(back.data, b, BYTES, s) == OK && be->sync(s) == OK);
+    CHECK_SAME_BITS(back.data, host.data, BYTES);
+    CHECK(be->get(back.data, a, BYTES, s) == OK && be->sync(s) == OK);
+    memset((char *)host.data + 40, 0, 400);
+    CHECK_SAME_BITS(back.data, host.data, BYTES);
+    be->free(a);
+    be->free(b);
+    be->free(NULL);
+}
+
+static void accumulates(const struct ops *be, struct stream *s)
+{
+    struct tensor to = OP_FILLED(2, 1, 0, N), from = OP_FILLED(3, 1, 0, N), back = op_like(to);
+    float *want = to.data;
+    void *a, *b;
+
+    CHECK(be->alloc(&a, BYTES) == OK && be->alloc(&b, BYTES) == OK);
+    CHECK(be->put(a, to.data, BYTES, s) == OK && be->put(b, from.data, BYTES, s) == OK);
+    CHECK(be->accumulate((float *)a, (const float *)b, N - 3, s) == OK);
+    CHECK(be->get(back.data, a, BYTES, s) == OK && be->sync(s) == OK);
+    for (int i = 0; i < N - 3; i++) want[i] += ((const float *)from.data)[i];
+    CHECK_SAME_BITS(back.data, want, BYTES);
+    CHECK(be->accumulate((float *)a, (const float *)b, 0, s) == OK);
+    CHECK(be->put(a, NULL, 0, s) == OK && be->zero(a, 0, s) == OK);
+    be->free(a);
+    be->free(b);
+}
+
+#ifdef TESTS_ON_EMU
+/* Copies that leave their buffer are refused, and said. */
+static void outside(const struct ops *be, struct stream *s)
+{
+    struct tensor host = OP_ZEROS(F32, N + 1);
+    float here[4] = { 0 };
+    void *a;
+
+    CHECK(be->alloc(&a, BYTES) == OK);
+    log_set_level(LOG_ERROR);
+    CHECK(be->put(a, host.data, BYTES + 1, s) == E_DEVICE);
+    CHECK(be->get(here, (char *)a + BYTES - 8, 16, s) == E_DEVICE);
+    CHECK(be->copy(a, here, sizeof here, s) == E_DEVICE);
+    CHECK(be->zero(here, sizeof here, s) == E_DEVICE);
+    CHECK(be->accumulate((float *)a, (const float *)a, N + 1, s) == E_DEVICE);
+    CHECK(emu_reports_of(EMU_HOST_OOB) == 5);
+    emu_forget_reports();
+    be->free(a);
+}
+#endif
+
+int main(int argc, char **argv)
+{
+    const struct ops *be = op_backend(argc, argv);
+    struct stream s = { 0 };
+
+    round_trip(be, &s);
+    accumulates(be, &s);
+#ifdef TESTS_ON_EMU
+    outside(be, &s);
+#endif
+    return check_done("test_verbs");
+}
