@@ -42,7 +42,7 @@ static std::string plain_name(const char *symbol)
     return last == std::string::npos ? name : name.substr(last + 2);
 }
 
-static void read_symbols(const char *file, size_t n_bytes)
+static void read_symbols(const char *file)
 {
     const Elf64_Ehdr *elf = (const Elf64_Ehdr *)file;
     const Elf64_Shdr *section = (const Elf64_Shdr *)(file + elf->e_shoff);
@@ -64,7 +64,7 @@ static void read_symbols(const char *file, size_t n_bytes)
                 variables.push_back({ at, at + symbol[i].st_size, plain_name(name) });
         }
     }
-    if (!block || n_bytes < sizeof *elf) {
+    if (!block) {
         fprintf(stderr, "emu: this executable has no symbol table; do not strip it\n");
         exit(1);
     }
@@ -89,7 +89,7 @@ void shared_start(void)
         perror("emu: /proc/self/exe");
         exit(1);
     }
-    read_symbols((const char *)whole, bytes);
+    read_symbols((const char *)whole);
     munmap(whole, bytes);
     close(file);
     std::sort(variables.begin(), variables.end(),
