@@ -81,9 +81,10 @@ void overlay_point(struct picture *p, double x, double y, bool positive)
 {
     const double radius = 4 + 2 * (double)line_width(p), arm = 0.6 * radius;
     const struct colour c = colours[positive ? OVERLAY_GREEN : OVERLAY_RED];
-    const int64_t reach = (int64_t)radius + 2, cx = (int64_t)floor(x), cy = (int64_t)floor(y);
+    const int64_t reach = (int64_t)radius + 2;
 
     if (!(fabs(x) < 1e6 && fabs(y) < 1e6)) return;
+    const int64_t cx = (int64_t)floor(x), cy = (int64_t)floor(y);
     for (int64_t dy = -reach; dy <= reach; dy++) {
         for (int64_t dx = -reach; dx <= reach; dx++) {
             const double r = hypot((double)dx, (double)dy);

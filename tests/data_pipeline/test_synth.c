@@ -242,6 +242,31 @@ static void test_not_boxes(void **state)
     free(s);
 }
 
+/* Sides differ by a fifth, and stay within the limits where their mean is a limit. */
+static void test_sides(void **state)
+{
+    const struct synth_options strip = {
+        .seed = 5, .width = SYNTH_SIDE_MAX, .height = SYNTH_SIDE_MIN, .n_objects = 1, .quality = 85
+    };
+    struct synth_scene *s = calloc(1, sizeof *s);
+    int64_t n_max = 0, n_min = 0;
+
+    (void)state;
+    assert_non_null(s);
+    for (int64_t id = 0; id < 12; id++) {
+        assert_int_equal(synth_draw(&strip, id, s), OK);
+        const int32_t h = s->picture.height, w = s->picture.width;
+
+        assert_in_range(w > h ? w : h, SYNTH_SIDE_MAX * 4 / 5, SYNTH_SIDE_MAX);
+        assert_in_range(w > h ? h : w, SYNTH_SIDE_MIN, SYNTH_SIDE_MIN * 6 / 5);
+        n_max += w == SYNTH_SIDE_MAX || h == SYNTH_SIDE_MAX;
+        n_min += w == SYNTH_SIDE_MIN || h == SYNTH_SIDE_MIN;
+    }
+    assert_true(n_max > 0 && n_max < 12 && n_min > 0 && n_min < 12);
+    synth_scene_destroy(s);
+    free(s);
+}
+
 static void test_refuses_mixing(void **state)
 {
     char folder[PATH], deep[PATH];
@@ -313,6 +338,7 @@ int main(void)
         cmocka_unit_test(test_threads),        cmocka_unit_test(test_pure),
         cmocka_unit_test(test_json),           cmocka_unit_test(test_not_boxes),
         cmocka_unit_test(test_refuses_mixing), cmocka_unit_test(test_tar),
+        cmocka_unit_test(test_sides),
     };
 
     return cmocka_run_group_tests(tests, make_base, remove_base);
