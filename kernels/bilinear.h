@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "kernels/base/rounded.h"
+
 #ifdef __CUDACC__
 #define BILINEAR_FN static __host__ __device__ inline
 #else
@@ -19,7 +21,7 @@ struct bilinear_tap {
 };
 
 /* Pixel i of `out`, from `in` pixels: source = max(0, ((2i+1)·in − out) / (2·out)). */
-BILINEAR_FN struct bilinear_tap bilinear_tap(int64_t i, int64_t in, int64_t out)
+BILINEAR_FN struct bilinear_tap bilinear_place(int64_t i, int64_t in, int64_t out)
 {
     const int64_t whole = (2 * i + 1) * in - out, num = whole > 0 ? whole : 0, den = 2 * out;
     struct bilinear_tap t;
@@ -35,10 +37,12 @@ BILINEAR_FN float bilinear_at(const float *x, int64_t w, struct bilinear_tap row
                               struct bilinear_tap col)
 {
     const float *top = x + row.lo * w, *bottom = x + row.hi * w;
-    const float above = top[col.lo] * (1.0f - col.w) + top[col.hi] * col.w;
-    const float below = bottom[col.lo] * (1.0f - col.w) + bottom[col.hi] * col.w;
+    const float above =
+        rounded_product(top[col.lo], 1.0f - col.w) + rounded_product(top[col.hi], col.w);
+    const float below =
+        rounded_product(bottom[col.lo], 1.0f - col.w) + rounded_product(bottom[col.hi], col.w);
 
-    return above * (1.0f - row.w) + below * row.w;
+    return rounded_product(above, 1.0f - row.w) + rounded_product(below, row.w);
 }
 
 #endif

@@ -90,7 +90,7 @@ struct between {
 static struct between between_of(const struct plane *a, const struct row_taps *t, float *pair,
                                  int64_t half, int64_t have[2], int64_t i)
 {
-    const struct bilinear_tap r = bilinear_tap(i, a->h, a->R);
+    const struct bilinear_tap r = bilinear_place(i, a->h, a->R);
 
     for (int64_t k = r.lo; k <= r.hi; k++) {
         if (have[k & 1] == k) continue;

@@ -50,7 +50,7 @@ static int32_t region_row(const struct plane *p, enum region region, int64_t i,
     int32_t n = 0;
 
     if (region == REGION_ERROR) {
-        const struct bilinear_tap r = bilinear_tap(i, p->h, p->R);
+        const struct bilinear_tap r = bilinear_place(i, p->h, p->R);
         const float *restrict top = w->pair + (r.lo & 1) * w->half;
         const float *restrict bottom = w->pair + (r.hi & 1) * w->half;
         const float lo = 1.0f - r.w, hi = r.w;

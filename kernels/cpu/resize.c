@@ -15,7 +15,7 @@ static void fwd_rows(float *y, const float *x, int64_t w, int64_t crop_h, int64_
     int64_t have[2] = { -1, -1 };
 
     for (int64_t i = i0; i < i1; i++) {
-        const struct bilinear_tap r = bilinear_tap(i, crop_h, H);
+        const struct bilinear_tap r = bilinear_place(i, crop_h, H);
         const float *restrict top = pair + (r.lo & 1) * half;
         const float *restrict bottom = pair + (r.hi & 1) * half;
         float *restrict out = y + i * t->out;
@@ -64,7 +64,7 @@ static void bwd_plane(float *dx, const float *dy, int64_t w, int64_t crop_h, int
 
     memset(pair, 0, (size_t)(2 * half) * sizeof *pair);
     for (int64_t i = 0; i <= H; i++) {
-        const struct bilinear_tap r = bilinear_tap(i < H ? i : H - 1, crop_h, H);
+        const struct bilinear_tap r = bilinear_place(i < H ? i : H - 1, crop_h, H);
         const int64_t open = i < H ? r.lo : crop_h;
 
         for (; done < open; done++) {

@@ -28,7 +28,7 @@ static inline struct row_taps row_taps_plan(void *scratch, int64_t in, int64_t o
     int64_t j = 0;
 
     for (int64_t i = 0; i < out; i++) {
-        const struct bilinear_tap t = bilinear_tap(i, in, out);
+        const struct bilinear_tap t = bilinear_place(i, in, out);
 
         lo[i] = (int32_t)t.lo;
         hi[i] = (int32_t)t.hi;

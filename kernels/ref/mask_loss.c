@@ -61,10 +61,10 @@ static struct sums sums_of(const struct plane *a, const struct mask_loss_options
     struct sums s = { 0 };
 
     for (int64_t i = 0; i < a->rows; i++) {
-        const struct bilinear_tap r = bilinear_tap(i, a->h, a->R);
+        const struct bilinear_tap r = bilinear_place(i, a->h, a->R);
 
         for (int64_t j = 0; j < a->cols; j++) {
-            const double z = logit(a, r, bilinear_tap(j, a->h, a->R)), p = exp(log_sigmoid(z));
+            const double z = logit(a, r, bilinear_place(j, a->h, a->R)), p = exp(log_sigmoid(z));
             const bool t = a->gt[i * a->R + j] != 0;
             const double u = t ? z : -z, alpha = t ? o->alpha : 1.0 - o->alpha;
 
@@ -125,10 +125,10 @@ static void gradient(double *dx, const struct plane *a, double scale,
     const double whole = q.p + q.t + 1, part = 2 * q.pt + 1;
 
     for (int64_t i = 0; i < a->rows; i++) {
-        const struct bilinear_tap r = bilinear_tap(i, a->h, a->R);
+        const struct bilinear_tap r = bilinear_place(i, a->h, a->R);
 
         for (int64_t j = 0; j < a->cols; j++) {
-            const struct bilinear_tap c = bilinear_tap(j, a->h, a->R);
+            const struct bilinear_tap c = bilinear_place(j, a->h, a->R);
             const double z = logit(a, r, c);
             const bool t = a->gt[i * a->R + j] != 0;
             const double u = t ? z : -z, alpha = t ? o->alpha : 1.0 - o->alpha;

@@ -21,8 +21,8 @@ static bool inside(const struct plane *p, enum region region, int64_t i, int64_t
 
     if (region == REGION_FOREGROUND) return t;
     if (region == REGION_BACKGROUND) return !t;
-    return t !=
-           (bilinear_at(p->z, p->h, bilinear_tap(i, p->h, p->R), bilinear_tap(j, p->h, p->R)) > 0);
+    return t != (bilinear_at(p->z, p->h, bilinear_place(i, p->h, p->R),
+                             bilinear_place(j, p->h, p->R)) > 0);
 }
 
 static int64_t count(const struct plane *p, enum region region)

@@ -18,10 +18,10 @@ enum status resize_fwd_ref(struct tensor y, struct tensor x, int64_t crop_h, int
         float *ym = (float *)y.data + m * H * W;
 
         for (int64_t i = 0; i < H; i++) {
-            const struct bilinear_tap r = bilinear_tap(i, crop_h, H);
+            const struct bilinear_tap r = bilinear_place(i, crop_h, H);
 
             for (int64_t j = 0; j < W; j++) {
-                const struct bilinear_tap c = bilinear_tap(j, crop_w, W);
+                const struct bilinear_tap c = bilinear_place(j, crop_w, W);
                 const double top =
                     (1.0 - c.w) * xm[r.lo * w + c.lo] + c.w * (double)xm[r.lo * w + c.hi];
                 const double bottom =
@@ -51,10 +51,10 @@ enum status resize_bwd_ref(struct tensor dx, struct tensor dy, int64_t crop_h, i
 
         memset(sum, 0, (size_t)(crop_h * crop_w) * sizeof *sum);
         for (int64_t i = 0; i < H; i++) {
-            const struct bilinear_tap r = bilinear_tap(i, crop_h, H);
+            const struct bilinear_tap r = bilinear_place(i, crop_h, H);
 
             for (int64_t j = 0; j < W; j++) {
-                const struct bilinear_tap c = bilinear_tap(j, crop_w, W);
+                const struct bilinear_tap c = bilinear_place(j, crop_w, W);
                 const double d = dym[i * W + j];
 
                 sum[r.lo * crop_w + c.lo] += (1.0 - r.w) * (1.0 - c.w) * d;
