@@ -109,4 +109,9 @@ const struct ops ops_emu = {
     .slice_fwd = slice_fwd_cuda,
     .slice_bwd = slice_bwd_cuda,
     .image_normalize = image_normalize_cuda,
+    .posenc_grid = posenc_grid_cuda,
+    .prompt_tokens_fwd = prompt_tokens_fwd_cuda,
+    .prompt_tokens_bwd = prompt_tokens_bwd_cuda,
+    .resize_fwd = resize_fwd_cuda,
+    .resize_bwd = resize_bwd_cuda,
 };
