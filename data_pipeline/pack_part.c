@@ -202,8 +202,10 @@ static enum status reject_masks(struct pack_worker *w, const char *member)
     return OK;
 }
 
-enum status pack_image(struct pack_worker *w, int64_t image_id, const char *member,
-                       const uint8_t *bytes, int64_t n)
+/* One image with the masks in w->masks, whose frame is the size its annotation says; quarantines
+ * it when the bytes do not agree. */
+static enum status add_image(struct pack_worker *w, int64_t image_id, const char *member,
+                             const uint8_t *bytes, int64_t n)
 {
     const struct masks *const m = &w->masks;
     struct shard_record r = { .image_id = image_id,
@@ -254,7 +256,7 @@ enum status pack_pair(struct pack_worker *w, int64_t image_id, const char *membe
         return pack_reject(w, member, -1, "its JSON is of image_id %lld", (long long)a.image_id);
     if (annotation_file_id(a.file_name, ".jpg") != image_id)
         return pack_reject(w, member, -1, "its JSON is of the file \"%s\"", a.file_name);
-    return pack_image(w, image_id, member, image, n_image);
+    return add_image(w, image_id, member, image, n_image);
 }
 
 /* ---- folders and COCO ------------------------------------------------------------------------ */
@@ -302,7 +304,7 @@ static enum status pack_png(struct pack_worker *w, int64_t i)
 
     if (read == E_CORRUPT) return pack_reject(w, name, -1, "%s", why);
     TRY(read);
-    return pack_image(w, png_masks_id(name), name, w->image.bytes, w->image.n);
+    return add_image(w, png_masks_id(name), name, w->image.bytes, w->image.n);
 }
 
 static enum status pack_coco(struct pack_worker *w, int64_t i)
@@ -322,7 +324,7 @@ static enum status pack_coco(struct pack_worker *w, int64_t i)
     TRY(read_or_reject(w, s->images, image.file_name, SHARD_IMAGE_BYTES_MAX, &w->image, &got));
     if (!got) return OK;
     w->done.tally.n_crowd += n_crowd;
-    return pack_image(w, image.id, image.file_name, w->image.bytes, w->image.n);
+    return add_image(w, image.id, image.file_name, w->image.bytes, w->image.n);
 }
 
 static enum status reject_strays(struct pack_worker *w)

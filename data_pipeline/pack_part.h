@@ -64,11 +64,6 @@ void pack_tally_add(struct pack_tally *to, const struct pack_tally *t, int64_t s
 enum status pack_reject(struct pack_worker *w, const char *member, int64_t mask, const char *fmt,
                         ...) __attribute__((format(printf, 4, 5))) MUST_CHECK;
 
-/* One image with the masks in w->masks, whose frame is the size its annotation says; quarantines
- * it when the bytes do not agree. */
-enum status pack_image(struct pack_worker *w, int64_t image_id, const char *member,
-                       const uint8_t *bytes, int64_t n) MUST_CHECK;
-
 /* One SA-1B pair, both members' bytes; member: the image's name, whose number image_id is. */
 enum status pack_pair(struct pack_worker *w, int64_t image_id, const char *member,
                       const uint8_t *image, int64_t n_image, const uint8_t *json,

@@ -159,7 +159,7 @@ void shard_buffer_destroy(struct shard_buffer *b)
     *b = (struct shard_buffer){ 0 };
 }
 
-enum status shard_buffer_reserve(struct shard_buffer *b, int64_t bytes)
+static enum status reserve(struct shard_buffer *b, int64_t bytes)
 {
     const int64_t room = bytes + bytes / 4 + 64;
 
@@ -333,7 +333,7 @@ enum status shard_file_read(const struct shard_file *f, const char *path, int64_
     const char *why;
     uint64_t hash;
 
-    TRY(shard_buffer_reserve(b, all));
+    TRY(reserve(b, all));
     end = b->data + row_bytes;
     area = end + 8 * n;
     box = area + 8 * n;

@@ -104,8 +104,6 @@ enum status shard_pread(int fd, const char *path, void *p, int64_t n, int64_t at
 
 enum status shard_pwrite(int fd, const char *path, const void *p, int64_t n, int64_t at) MUST_CHECK;
 
-enum status shard_buffer_reserve(struct shard_buffer *b, int64_t bytes) MUST_CHECK;
-
 /* A shard's name: 1 to 255 of A-Z a-z 0-9 . _ -, not beginning with a dot. */
 int shard_name_valid(const char *name);
 
