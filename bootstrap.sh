@@ -111,6 +111,23 @@ setup() {
 }
 
 # ---- demo ---------------------------------------------------------------------------------------
+# Lines of a training run: steps in one line on a terminal, every hundredth elsewhere.
+progress() {
+    clear=
+    [ ! -t 1 ] || clear=$(printf '\r\033[K')
+    while IFS= read -r line; do
+        step=${line#* step:}
+        if [ "$step" = "$line" ]; then
+            printf '%s%s\n' "$clear" "$line"
+        elif [ -n "$clear" ]; then
+            printf '%s%.78s' "$clear" "step$step"
+        elif [ $((${step%%loss*} % 100)) = 0 ]; then
+            echo "$line"
+        fi
+    done
+    [ -z "$clear" ] || echo
+}
+
 # What this very program made from these very settings is used again; anything else is made anew.
 demo() {
     setup
@@ -134,7 +151,14 @@ demo() {
     # a demo that was interrupted goes on; one that was finished begins again
     [ ! -f $run/scores.txt ] || rm -rf $run
     say "training on two ranks"
-    $samforge launch -n 2 train configs/demo.yaml data.train=$data/train
+    {
+        $samforge launch -n 2 train configs/demo.yaml data.train=$data/train 2>&1 ||
+            echo "the training ended with code $?" | tee $data/failed
+    } | progress
+    [ ! -f $data/failed ] || {
+        rm $data/failed
+        exit 1
+    }
     say "scoring it on images it has not seen"
     $samforge launch -n 2 eval $run $data/val --untrained --train $data/train \
         --overlays $run/pictures >$run/scores.tmp
