@@ -276,7 +276,7 @@ static void dump_reads_back_exactly(void **state)
         "model.name=ä \\ \" ' # : {x}",
         "optim.lr=0.1",
         "optim.lr=3.3333333333333335e-05",
-        "optim.eps=1e-300",
+        "loss.w_iou=1e-300",
         "data.max_area=0.30000000000000004",
         "train.seed=9000000000000000",
         "model.global_blocks=",
