@@ -82,13 +82,15 @@ const struct params *eval_params(const struct eval *e)
 /* Room for n elements; the contents are lost when it grows. */
 static enum status room(void *list, int64_t *have, int64_t n, int64_t size)
 {
-    void **p = list;
+    void *p;
 
     if (n <= *have) return OK;
-    free(*p);
+    memcpy(&p, list, sizeof p); /* list is the address of some pointer, of whatever type */
+    free(p);
     *have = 0;
-    *p = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(n * size));
-    if (!*p) FAIL(E_MEMORY, "%lld bytes to evaluate an image", (long long)(n * size));
+    p = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(n * size));
+    memcpy(list, &p, sizeof p);
+    if (!p) FAIL(E_MEMORY, "%lld bytes to evaluate an image", (long long)(n * size));
     *have = n;
     return OK;
 }

@@ -178,6 +178,7 @@ static enum status save(struct loop *l)
 
     if (l->saved_step == l->at.step) return OK;
     watchdog_feed("saving a checkpoint", l->at.step, 0);
+    if (l->metrics) TRY(metrics_sync(l->metrics));
     l->at.rank_ns = l->ledger ? ledger_spent_ns(l->ledger) : 0;
     state_of(l, &k);
     TRY(checkpoint_save(&k, l->comm, run_folder_path(l->folder), keep));

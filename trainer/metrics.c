@@ -151,6 +151,12 @@ enum status metrics_open(struct metrics **m, const char *run_folder, int64_t res
     return s;
 }
 
+enum status metrics_sync(struct metrics *m)
+{
+    if (fdatasync(m->fd) != 0) FAIL(E_IO, "cannot sync %s: %s", m->path, strerror(errno));
+    return OK;
+}
+
 void metrics_close(struct metrics *m)
 {
     if (!m) return;

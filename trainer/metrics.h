@@ -54,6 +54,9 @@ void metrics_close(struct metrics *m); /* accepts NULL */
  * elsewhere. */
 enum status metrics_step(struct metrics *m, const struct metrics_row *row) MUST_CHECK;
 
+/* All lines so far are on disk: before a checkpoint that a resumed run trusts more than them. */
+enum status metrics_sync(struct metrics *m) MUST_CHECK;
+
 /* The scores after `step` steps, keys under eval/. */
 enum status metrics_eval(struct metrics *m, int64_t step,
                          const struct eval_scores *scores) MUST_CHECK;

@@ -30,7 +30,7 @@ struct objective {
     float *host_value;   /* (M,K,4) */
     int32_t *host_ints;  /* (2·M) */
     int64_t *host_first; /* (M+1) */
-    XXH3_state_t *trace;
+    XXH3_state_t *trace; /* NULL: not traced */
     struct objective_times times;
 };
 
@@ -128,8 +128,7 @@ static enum status create(struct objective *o)
     o->host_value = calloc(M * MASK_TOKENS * MASK_LOSS_VALUES, sizeof *o->host_value);
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
     o->host_first = calloc(M + 1, sizeof *o->host_first);
-    o->trace = XXH3_createState();
-    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->host_first || !o->trace)
+    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->host_first)
         FAIL(E_MEMORY, "the objective's lists");
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
@@ -252,7 +251,7 @@ static enum status put_chunk(struct objective *o, const struct loader_slot *slot
     TRY(s->ops->zero(o->box.data, tensor_bytes(o->box), &s->stream));
     TRY(s->ops->put(o->box.data, slot->box + 4 * begin, n * 16, &s->stream));
     TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &s->stream));
-    XXH3_64bits_update(o->trace, o->gt.data, (size_t)tensor_bytes(o->gt));
+    if (o->trace) XXH3_64bits_update(o->trace, o->gt.data, (size_t)tensor_bytes(o->gt));
     return OK;
 }
 
@@ -268,7 +267,7 @@ static void trace(struct objective *o, const struct sam_prompts *p, int n_points
 {
     const int64_t P = o->sam->P;
 
-    for (int64_t m = 0; m < o->sam->M; m++) {
+    for (int64_t m = 0; o->trace && m < o->sam->M; m++) {
         XXH3_64bits_update(o->trace, (float *)p->coords.data + m * P * 2, (size_t)n_points * 8);
         XXH3_64bits_update(o->trace, (int32_t *)p->labels.data + m * P, (size_t)n_points * 4);
     }
@@ -485,7 +484,7 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
     double since = clock_seconds();
 
     *losses = (struct objective_losses){ .n_masks = slot->n_masks };
-    XXH3_64bits_reset(o->trace);
+    if (o->trace) XXH3_64bits_reset(o->trace);
     TRY(draw_drop_path(o, slot));
     TRY(put_runs(o, slot));
     TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));
@@ -507,6 +506,13 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
 struct objective_times objective_times(const struct objective *o)
 {
     return o->times;
+}
+
+enum status objective_trace_begin(struct objective *o)
+{
+    o->trace = XXH3_createState();
+    if (!o->trace) FAIL(E_MEMORY, "a trace");
+    return OK;
 }
 
 uint64_t objective_trace(const struct objective *o)

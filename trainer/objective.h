@@ -48,7 +48,9 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            void (*decoder_done)(void *), void (*param_ready)(void *, int),
                            void *context, struct objective_losses *losses) MUST_CHECK;
 
-/* What was drawn for the last slot, for tests that compare runs: a hash over prompts, feedback and truth, all rounds. */
+/* For tests that compare runs: a hash over prompts and truth of the last slot, all rounds, once begun. On backends whose device
+ * memory is the host's. */
+enum status objective_trace_begin(struct objective *o) MUST_CHECK;
 uint64_t objective_trace(const struct objective *o);
 
 #endif

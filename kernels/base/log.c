@@ -58,6 +58,8 @@ void log_write(enum log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line + n, room - (size_t)n, fmt, ap);
     va_end(ap);
+    for (char *c = line; *c; c++) /* names from outside must not forge lines or drive a terminal */
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
     strcat(line, "\n");
     put(STDERR_FILENO, line, strlen(line));
     if (log_state.fd >= 0) put(log_state.fd, line, strlen(line));

@@ -58,6 +58,7 @@ static inline void tiny_create(struct tiny_sam *t, struct config c, const struct
     if (objective_scratch(&t->config, ops, chunk, points, &scratch) != OK ||
         sam_create(&t->sam, &t->config, ops, chunk, points, scratch, true) != OK ||
         objective_create(&t->objective, t->sam) != OK ||
+        objective_trace_begin(t->objective) != OK ||
         bench_slots_create(&t->slots, &t->config) != OK)
         exit(1);
     t->n = t->sam->params.n_floats;
