@@ -27,6 +27,8 @@
 enum request { STOP_NONE, STOP_ASKED, STOP_BUDGET };
 /* The watchdog ends a rank only after every wait inside it has had its chance to name what it waited for. */
 enum { WATCHDOG_MARGIN_MS = 30000 };
+/* What the first save is taken to cost until it was measured: 100 MB/s. */
+enum { NS_A_SAVED_BYTE = 10 };
 enum { AGREE_STOP, AGREE_WAIT_NS, AGREE_COUNT };
 
 struct loop {
@@ -388,13 +390,24 @@ static int64_t budget_ns(double hours)
     return ns < 9e18 ? (int64_t)ns : INT64_MAX;
 }
 
-static enum status create_records(struct loop *l)
+/* Rank 0 alone keeps the ledger; time counts from here. */
+static enum status open_ledger(struct loop *l)
 {
     const struct ledger_options o = {
         .path = l->ledger_path,
         .n_ranks = l->comm->n_ranks,
         .budget_ns = budget_ns(l->c->run_budget_hours),
     };
+
+    if (l->comm->rank != 0) return OK;
+    TRY(ledger_open(&l->ledger, &o));
+    if (ledger_fits(l->ledger, 0, 0)) return OK;
+    FAIL(E_CONFIG, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
+         l->c->run_budget_hours);
+}
+
+static enum status open_metrics(struct loop *l)
+{
     struct metrics_row begun = { .step = l->at.step,
                                  .loss_total = NAN,
                                  .lr = schedule_lr(l->c, l->at.step),
@@ -402,12 +415,8 @@ static enum status create_records(struct loop *l)
 
     if (l->comm->rank != 0) return OK;
     TRY(metrics_open(&l->metrics, run_folder_path(l->folder), l->at.step, l->c->train_steps));
-    TRY(ledger_open(&l->ledger, &o));
     begun.rank_hours = (double)ledger_spent_ns(l->ledger) / 3.6e12;
-    TRY(run_folder_status(l->folder, RUN_RUNNING, &begun, l->saved_step));
-    if (ledger_fits(l->ledger, 0, 0)) return OK;
-    FAIL(E_CONFIG, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
-         l->c->run_budget_hours);
+    return run_folder_status(l->folder, RUN_RUNNING, &begun, l->saved_step);
 }
 
 static enum status dump_config(struct loop *l)
@@ -434,11 +443,13 @@ static enum status create(struct loop *l)
     watchdog_feed("setting up", 0, 0);
     TRY(open_data(l));
     TRY(run_folder_create(&l->folder, l->comm, &folder));
+    snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
+    TRY(agree_worst(l->comm, open_ledger(l)));
     TRY(dump_config(l));
     TRY(create_learner(l));
+    l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
-    snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
-    TRY(agree_worst(l->comm, create_records(l))); /* rank 0 alone keeps them */
+    TRY(agree_worst(l->comm, open_metrics(l)));
     TRY(create_loader(l));
     return create_eval(l);
 }
