@@ -98,6 +98,8 @@ const struct ops ops_emu = {
     .upconv_bwd = upconv_bwd_cuda,
     .mask_product_fwd = mask_product_fwd_cuda,
     .mask_product_bwd = mask_product_bwd_cuda,
+    .cross_attention_fwd = cross_attention_fwd_cuda,
+    .cross_attention_bwd = cross_attention_bwd_cuda,
     .layernorm_fwd = layernorm_fwd_cuda,
     .layernorm_bwd = layernorm_bwd_cuda,
     .grad_norm = grad_norm_cuda,
@@ -114,4 +116,5 @@ const struct ops ops_emu = {
     .prompt_tokens_bwd = prompt_tokens_bwd_cuda,
     .resize_fwd = resize_fwd_cuda,
     .resize_bwd = resize_bwd_cuda,
+    .rasterize = rasterize_cuda,
 };
