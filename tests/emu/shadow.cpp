@@ -15,7 +15,7 @@ static const char *verb(access kind)
     return kind == READ ? "reads" : kind == WRITE ? "writes" : "atomically updates";
 }
 
-static bool ordered(const record &r, const fiber *f)
+static inline bool ordered(const record &r, const fiber *f)
 {
     const uint64_t differs = r.who ^ f->who;
     const unsigned warp = r.who >> WARP_SHIFT & 31;
@@ -27,9 +27,10 @@ static bool ordered(const record &r, const fiber *f)
 }
 
 /* against: the kinds that conflict; both atomic: none. */
-static bool conflicts(const record &r, const fiber *f, uint64_t against, uint64_t own)
+static inline bool conflicts(const record &r, const fiber *f, uint64_t against, uint64_t own)
 {
-    if (!(r.who & against) || (r.who & own & MASK_ATOMIC)) return false;
+    if (!(r.who & against) || !(r.who & own & MASK_BYTES)) return false;
+    if (r.who & own & MASK_ATOMIC) return false;
     if ((r.who ^ f->who) >> LAUNCH_SHIFT) return false;
     return (r.who & MASK_PENDING) || !ordered(r, f);
 }
@@ -50,8 +51,18 @@ static void report_conflict(const char *what, uintptr_t a, const record &r, cons
                thread_of(r.who).c_str(), source_of(r.pc).c_str());
 }
 
+/* A thread's access to one byte does not hide its own to the other. */
+static record with_bytes_of(record own, const record &before)
+{
+    const bool same = before.pc && !((before.who ^ own.who) >> LANE_SHIFT);
+
+    if (same && before.clock == own.clock) own.who |= before.who & MASK_BYTES;
+    return own;
+}
+
 /* own: this access as a record. */
-static void check_unit(unit *u, const record &own, fiber *f, uintptr_t a, access kind, uint32_t pc)
+static inline void check_unit(unit *u, const record &own, fiber *f, uintptr_t a, access kind,
+                              uint32_t pc)
 {
     if (kind == READ) {
         if (conflicts(u->writer, f, MASK_WRITE | MASK_ATOMIC, own.who))
@@ -59,9 +70,9 @@ static void check_unit(unit *u, const record &own, fiber *f, uintptr_t a, access
         /* keep two readers that nothing orders before this one, if there are two */
         record *r = u->reader;
         if (r[0].pc == 0 || !((r[0].who ^ own.who) >> LANE_SHIFT) || ordered(r[0], f))
-            r[0] = own;
+            r[0] = with_bytes_of(own, r[0]);
         else
-            r[1] = own;
+            r[1] = with_bytes_of(own, r[1]);
         return;
     }
     if (conflicts(u->writer, f, MASK_WRITE | MASK_ATOMIC, own.who))
@@ -71,7 +82,7 @@ static void check_unit(unit *u, const record &own, fiber *f, uintptr_t a, access
         report_conflict("write after read", a, r, f, pc);
         break;
     }
-    u->writer = own;
+    u->writer = with_bytes_of(own, u->writer);
     u->reader[0] = u->reader[1] = {};
 }
 
@@ -101,7 +112,12 @@ static void check_units(unit *first, uint8_t *written, fiber *f, uintptr_t a, un
             else
                 unwritten |= !(u->writer.who & (MASK_WRITE | MASK_ATOMIC));
         }
-        check_unit(u, own, f, std::max(a, (a & ~(uintptr_t)1) + 2 * i), kind, pc);
+        const uintptr_t low = (a & ~(uintptr_t)1) + 2 * i, high = low + 1;
+        record its = own;
+
+        if (low >= a) its.who |= MASK_LOW;
+        if (high < a + bytes) its.who |= MASK_HIGH;
+        check_unit(u, its, f, std::max(a, low), kind, pc);
         if (kind != READ && written) written[i] = 1;
     }
     if (unwritten)

@@ -127,22 +127,20 @@ bool shared_is_static(uintptr_t a)
     return a >= static_low && a < static_high;
 }
 
-/* Accesses come in runs to one variable: it is looked at first. */
-static const shared_variable *variable_of(uintptr_t a, size_t bytes)
+static bool inside_variable(uintptr_t a, size_t bytes)
 {
-    static const shared_variable *last;
+    const auto behind =
+        std::upper_bound(variables.begin(), variables.end(), a,
+                         [](uintptr_t at, const shared_variable &v) { return at < v.low; });
 
-    if (last && a >= last->low && a + bytes <= last->high) return last;
-    for (const shared_variable &v : variables)
-        if (a >= v.low && a + bytes <= v.high) return last = &v;
-    return nullptr;
+    return behind != variables.begin() && a + bytes <= std::prev(behind)->high;
 }
 
 bool shared_inside(uintptr_t a, size_t bytes)
 {
     if (shared_is_dynamic(a))
         return a >= (uintptr_t)dynamic && a - (uintptr_t)dynamic + bytes <= m.now.shared_bytes;
-    return variable_of(a, bytes) != nullptr;
+    return inside_variable(a, bytes);
 }
 
 unit *shared_unit(uintptr_t a)
