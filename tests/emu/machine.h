@@ -32,6 +32,7 @@ struct record {
     uint32_t pc;
 };
 enum : uint64_t { MASK_READ = 1, MASK_WRITE = 2, MASK_ATOMIC = 4, MASK_PENDING = 8 };
+enum : uint64_t { MASK_LOW = 16, MASK_HIGH = 32, MASK_BYTES = 48 }; /* of the two, which */
 enum { LAUNCH_SHIFT = 44, BLOCK_SHIFT = 24, WARP_SHIFT = 19, LANE_SHIFT = 14 };
 
 /* The shadow of two bytes of memory. */

@@ -143,6 +143,11 @@ __global__ void add_and_read(float *o)
     o[1 + threadIdx.x] = o[0];
 }
 
+__global__ void neighbours_of_one_byte(unsigned char *o, int shared)
+{
+    o[threadIdx.x / (unsigned)shared] = 1;
+}
+
 __global__ void neighbours_of_two_bytes(bf16 *o)
 {
     o[threadIdx.x] = __float2bfloat16(1.0f);
@@ -403,6 +408,8 @@ static void blocks(const buffers &b)
 static void memory(const buffers &b)
 {
     GOOD(neighbours_of_two_bytes, 1, 128, 0, b.halves);
+    GOOD(neighbours_of_one_byte, 1, 128, 0, (unsigned char *)b.halves + 1, 1);
+    BAD(RACE, neighbours_of_one_byte, 1, 128, 0, (unsigned char *)b.halves + 1, 2);
     BAD(UNINIT, read_unwritten_shared, 1, 64, 0, b.o);
     BAD(UNINIT, copy_strided, 1, 64, 0, b.o, b.unwritten, 64);
     BAD(MISALIGNED, vector_off_by_one, 1, 64, 0, b.o, b.x);
