@@ -5,6 +5,12 @@
 
 #include "kernels/rasterize.h"
 
+#ifdef __CUDACC__
+#define RASTERIZE_FN static __host__ __device__ inline
+#else
+#define RASTERIZE_FN static inline
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -18,7 +24,7 @@ enum status rasterize_check(struct tensor gt, struct tensor runs, struct tensor 
 
 /* First 1/65536 pixel of cell i, of R cells over a frame of S, where `size` original pixels were
  * scaled to `scaled`. */
-static inline int64_t rasterize_edge(int64_t i, int64_t R, int64_t S, int64_t size, int64_t scaled)
+RASTERIZE_FN int64_t rasterize_edge(int64_t i, int64_t R, int64_t S, int64_t size, int64_t scaled)
 {
     return i * S * size * RASTERIZE_PIXEL / (R * scaled);
 }
