@@ -2,6 +2,7 @@
 
 #include "cluster/topology.h"
 #include "cluster/transport.h"
+#include "cluster/watchdog.h"
 #include "cluster/wait.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
@@ -44,7 +45,13 @@ enum status comm_create(struct comm **c, int64_t timeout_ms)
     made = calloc(1, sizeof *made);
     if (!made) FAIL(E_MEMORY, "%zu bytes for the communicator", sizeof *made);
     made->timeout_ms = timeout_ms;
-    s = create_transport(made);
+    /* MPI_Init knows no limit: a peer that dies in it would be waited for for ever */
+    s = watchdog_start(NULL, timeout_ms);
+    if (s == OK) {
+        watchdog_feed("finding the other ranks", 0, 0);
+        s = create_transport(made);
+        watchdog_stop();
+    }
     if (s != OK) {
         free(made);
         return s;

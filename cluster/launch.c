@@ -25,6 +25,8 @@ static const int64_t repeat_ns = 2000000000;
 static const int64_t term_ns =
     5000000000; /* from TERM until KILL; mpirun needs about two seconds */
 static const int64_t pause_most_ms = 30000;
+static const int64_t alone_ns =
+    15000000000; /* mpirun without ranks: starting and ending take a second or two */
 
 struct launch {
     const struct launch_options *o;
@@ -35,6 +37,7 @@ struct launch {
     int64_t stop_ns;  /* when the first request to stop came; 0: none */
     int64_t asked_ns; /* when the ranks were told last */
     int64_t term_ns;  /* when TERM was sent; 0: not yet */
+    int64_t alone_ns; /* since when mpirun has had no living rank; 0: it has */
     bool hurry;       /* a second INT */
 };
 
@@ -199,14 +202,61 @@ static void end_orphans(void)
     log_warn("a process of the run cannot be ended");
 }
 
+/* Whether the process is there and not a zombie. */
+static bool is_alive(int pid)
+{
+    char path[64], state = 'Z';
+    FILE *f;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    f = fopen(path, "re");
+    if (!f) return false;
+    if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1) state = 'R'; /* unknown: no reason to act */
+    fclose(f);
+    return state != 'Z' && state != 'X';
+}
+
+/* Whether mpirun has a living child; true where the kernel does not say. */
+static bool has_ranks(const struct launch *l)
+{
+    char path[64];
+    bool alive = false;
+    FILE *f;
+    int pid;
+
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)l->child, (int)l->child);
+    f = fopen(path, "re");
+    if (!f) return true;
+    while (!alive && fscanf(f, "%d", &pid) == 1) alive = is_alive(pid);
+    fclose(f);
+    return alive;
+}
+
+/* A rank killed while it still greets mpirun can leave Open MPI 4.1 waiting for ever, with all ranks dead. */
+static void end_without_ranks(struct launch *l)
+{
+    const int64_t now = clock_ns();
+
+    if (!*l->mpirun || has_ranks(l)) {
+        l->alone_ns = 0;
+    } else if (!l->alone_ns) {
+        l->alone_ns = now;
+    } else if (now - l->alone_ns > alone_ns) {
+        log_warn("mpirun has no living rank and does not end: ending it");
+        kill(-l->child, SIGKILL);
+    }
+}
+
 static int wait_for_end(struct launch *l)
 {
+    l->alone_ns = 0;
     for (;;) {
         const int got = next_signal(l);
         int how = 0;
 
         if (got && got != SIGCHLD) note_signal(l, got);
         press(l);
+        end_without_ranks(l);
         for (pid_t p; (p = waitpid(-1, &how, WNOHANG)) > 0;) {
             if (p != l->child) continue; /* an adopted one */
             end_orphans();
