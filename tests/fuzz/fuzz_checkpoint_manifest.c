@@ -1,5 +1,5 @@
-/* Manifests of checkpoints: as they come, and with the hash made right, so that what lies behind it is reached. What parses is
- * printed and parsed again to the same text. */
+/* Manifests of checkpoints: as they come, and with the hash made right, so that what lies behind it
+ * is reached. What parses is printed and parsed again to the same text. */
 #include "trainer/checkpoint_manifest.h"
 
 #include <inttypes.h>
