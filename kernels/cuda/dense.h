@@ -65,8 +65,8 @@ static inline int64_t dense_bias_scratch(int64_t n_rows, int64_t n_c)
 }
 
 /* db[c] = Σ over rows of dpre; scratch: dense_bias_scratch floats. */
-static enum status dense_bias(struct tensor db, const float *dpre, int64_t n_rows, int64_t n_c,
-                              float *scratch, struct stream *s)
+static inline enum status dense_bias(struct tensor db, const float *dpre, int64_t n_rows,
+                                     int64_t n_c, float *scratch, struct stream *s)
 {
     const int64_t chunk = sum_chunk(n_rows), n_chunks = (n_rows + chunk - 1) / chunk;
 
@@ -81,8 +81,9 @@ static enum status dense_bias(struct tensor db, const float *dpre, int64_t n_row
 }
 
 /* dy itself without an activation; else dpre in room, as many floats. */
-static enum status dense_slope(const float **dpre, float *room, struct tensor dy, struct tensor y,
-                               struct tensor pre, enum activation act, struct stream *s)
+static inline enum status dense_slope(const float **dpre, float *room, struct tensor dy,
+                                      struct tensor y, struct tensor pre, enum activation act,
+                                      struct stream *s)
 {
     const int64_t n = tensor_count(dy);
     const float *kept = (const float *)(act == ACT_GELU ? pre.data : y.data);

@@ -5,7 +5,8 @@
  * business. Sums are of one order: tiles in theirs, then slices that share a row.
  *
  * A thread owns two rows of a tile and, as one of 8 lanes, every eighth column: of a tile of scores
- * four, of a tile of D channels OWN_C. The lanes of a row are in one warp. */
+ * four, of a tile of D channels OWN_C. The lanes of a row are in one warp.
+ * Two blocks a multiprocessor are asked for backward: left alone, ptxas spills for a third. */
 #ifndef KERNELS_CUDA_FLASH_H
 #define KERNELS_CUDA_FLASH_H
 
@@ -88,7 +89,7 @@ __global__ static void __launch_bounds__(FLASH_THREADS) flash_fwd(PROBLEM p)
     __shared__ float weight[ROWS][ROWS + 1];
     const int lane = (int)threadIdx.x % LANES, own = (int)threadIdx.x / LANES * OWN_ROWS;
     const int q0 = (int)blockIdx.y * ROWS, head = (int)blockIdx.x % p.heads;
-    const auto slice = p.slice((int64_t)blockIdx.x / p.heads, head);
+    const auto slice = p.slice((int)blockIdx.x / p.heads, head);
     float y[OWN_ROWS][OWN_C] = {}, sum[OWN_ROWS] = {}, max[OWN_ROWS];
     int64_t at[OWN_ROWS];
 
@@ -168,7 +169,7 @@ __global__ static void __launch_bounds__(FLASH_THREADS)
  * channel. Keys and values are read once for every 32 queries of a slice, dq is written once.
  * Bound by FMA and shared memory, as forward. Values come before keys, which serve twice. */
 template <class PROBLEM, int OWN_C>
-__global__ static void __launch_bounds__(FLASH_THREADS) flash_dq(PROBLEM p)
+__global__ static void __launch_bounds__(FLASH_THREADS, 2) flash_dq(PROBLEM p)
 {
     FLASH_TILE(q_tile);
     FLASH_TILE(dy_tile);
@@ -176,7 +177,7 @@ __global__ static void __launch_bounds__(FLASH_THREADS) flash_dq(PROBLEM p)
     __shared__ float weight[ROWS][ROWS + 1];
     const int lane = (int)threadIdx.x % LANES, own = (int)threadIdx.x / LANES * OWN_ROWS;
     const int q0 = (int)blockIdx.y * ROWS, head = (int)blockIdx.x % p.heads;
-    const int64_t owner = (int64_t)blockIdx.x / p.heads;
+    const int64_t owner = (int)blockIdx.x / p.heads;
     const slice_range slices = p.slices_of_query(owner);
     float dq[OWN_ROWS][OWN_C] = {};
     int64_t at[OWN_ROWS] = { -1, -1 };
@@ -245,7 +246,7 @@ __global__ static void __launch_bounds__(FLASH_THREADS) flash_dq(PROBLEM p)
  * written once. Bound by FMA and shared memory, as forward. Queries and dy take turns in one tile.
  * Padding keys are summed over the tile: what they give is one row of each. */
 template <class PROBLEM, int OWN_C>
-__global__ static void __launch_bounds__(FLASH_THREADS) flash_dkv(PROBLEM p)
+__global__ static void __launch_bounds__(FLASH_THREADS, 2) flash_dkv(PROBLEM p)
 {
     FLASH_TILE(k_tile);
     FLASH_TILE(v_tile);
@@ -254,7 +255,7 @@ __global__ static void __launch_bounds__(FLASH_THREADS) flash_dkv(PROBLEM p)
     __shared__ int64_t at[ROWS];
     const int lane = (int)threadIdx.x % LANES, own = (int)threadIdx.x / LANES * OWN_ROWS;
     const int k0 = (int)blockIdx.y * ROWS, head = (int)blockIdx.x % p.heads;
-    const int64_t owner = (int64_t)blockIdx.x / p.heads;
+    const int64_t owner = (int)blockIdx.x / p.heads;
     const slice_range slices = p.slices_of_key(owner);
     float dk[OWN_ROWS][OWN_C] = {}, dv[OWN_ROWS][OWN_C] = {};
 
@@ -373,8 +374,8 @@ static inline enum status flash_check(const char *op, int64_t n_slices, int64_t 
     } while (0)
 
 /* y and dy (N,T,A·D), delta (N,A,T) */
-static enum status flash_deltas(float *delta, struct tensor dy, struct tensor y, int64_t n,
-                                int64_t n_t, int64_t heads, int64_t d, struct stream *s)
+static inline enum status flash_deltas(float *delta, struct tensor dy, struct tensor y, int64_t n,
+                                       int64_t n_t, int64_t heads, int64_t d, struct stream *s)
 {
     const int64_t n_rows = n * n_t * heads;
 
