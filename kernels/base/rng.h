@@ -92,8 +92,9 @@ RNG_FN struct rng_block rng_philox(struct rng_key key, uint64_t index)
 RNG_FN uint32_t rng_u32(struct rng_key key, uint64_t index)
 {
     const struct rng_block b = rng_philox(key, index >> 2);
+    const uint32_t low = index & 1 ? b.v[1] : b.v[0], high = index & 1 ? b.v[3] : b.v[2];
 
-    return b.v[index & 3];
+    return index & 2 ? high : low; /* no array index: a GPU would need memory for it */
 }
 
 /* Uniform integer in [0, n), n >= 1, n <= 2^32; bias below 2^-32 · n. */

@@ -119,4 +119,6 @@ const struct ops ops_emu = {
     .resize_fwd = resize_fwd_cuda,
     .resize_bwd = resize_bwd_cuda,
     .rasterize = rasterize_cuda,
+    .prompt_first = prompt_first_cuda,
+    .prompt_next = prompt_next_cuda,
 };
