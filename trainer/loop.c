@@ -289,10 +289,20 @@ static enum status run(struct loop *l)
 }
 
 /* ---- setting up ----------------------------------------------------------------------------- */
-static const struct ops *backend(const struct config *c)
+/* In the order of run.device's choices; auto is the CPU until there is a GPU plugin. */
+static enum status backend(const struct config *c, const struct ops **ops)
 {
-    return c->run_device == 2 ? &ops_ref
-                              : &ops_cpu; /* auto and cpu are the CPU until there is a GPU plugin */
+    static const char *const names[] = { "cpu", "cpu", "ref", "emu" };
+    const char *missing;
+
+    *ops = ops_find(names[c->run_device]);
+    if (!*ops)
+        FAIL(E_NO_DEVICE,
+             "this program has no device %s: the tests build one that has, samforge_emu",
+             names[c->run_device]);
+    if (ops_missing(*ops, &missing) > 0)
+        FAIL(E_NO_DEVICE, "device %s has no %s yet", names[c->run_device], missing);
+    return OK;
 }
 
 static enum status open_data(struct loop *l)
@@ -308,8 +318,11 @@ static enum status open_data(struct loop *l)
 
 static enum status create_learner(struct loop *l)
 {
-    TRY(cost_of(l->c, backend(l->c), &l->cost));
-    TRY(learner_create(&l->learner, l->c, backend(l->c), l->comm));
+    const struct ops *ops;
+
+    TRY(backend(l->c, &ops));
+    TRY(cost_of(l->c, ops, &l->cost));
+    TRY(learner_create(&l->learner, l->c, ops, l->comm));
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
     l->counts = calloc((size_t)l->comm->n_ranks, sizeof *l->counts);
     if (!l->losses || !l->counts) FAIL(E_MEMORY, "losses of a batch");
