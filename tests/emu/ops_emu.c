@@ -121,4 +121,6 @@ const struct ops ops_emu = {
     .rasterize = rasterize_cuda,
     .prompt_first = prompt_first_cuda,
     .prompt_next = prompt_next_cuda,
+    .mask_loss_fwd = mask_loss_fwd_cuda,
+    .mask_loss_bwd = mask_loss_bwd_cuda,
 };
