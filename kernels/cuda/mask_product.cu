@@ -121,11 +121,18 @@ __global__ static void __launch_bounds__(PIXELS)
     const int64_t own = (int64_t)blockIdx.x * PIXELS + (int)threadIdx.x;
     const int k = (int)blockIdx.y;
     const int64_t m = own / n_c, c = own % n_c;
-    float sum = 0;
+    float *dh = NULL, sum = 0;
+    bool add = false;
 
-    if (m >= n_m || !out.dh[k]) return;
+#pragma unroll
+    for (int i = 0; i < MASK_PRODUCT_MAX; i++)
+        if (i == k) { /* arguments have no addresses that could be computed */
+            dh = out.dh[i];
+            add = out.add[i];
+        }
+    if (m >= n_m || !dh) return;
     for (int64_t i = 0; i < n_chunks; i++) sum += sums[((m * n_chunks + i) * n_h + k) * n_c + c];
-    put_gradient(out.dh[k] + own, out.add[k], sum);
+    put_gradient(dh + own, add, sum);
 }
 
 static tokens tokens_of(const struct tensor *h, int n_h)
