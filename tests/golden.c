@@ -520,15 +520,21 @@ static enum status run(struct golden *g, const char *path)
 int main(int argc, char **argv)
 {
     const struct ops *ops = &ops_cpu;
+    const char *missing;
     bool failed = false;
     int n = 0;
 
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--backend") == 0) ops = i + 1 < argc ? ops_find(argv[++i]) : NULL;
     if (!ops || argc < 2) {
-        fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu]\n");
+        fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu|emu]\n");
         return 2;
     }
+    if (ops_missing(ops, &missing) > 0) {
+        fprintf(stderr, "backend %s has no %s\n", ops->name, missing);
+        return status_exit_code(E_NO_DEVICE);
+    }
+    if (ops->open() != OK) return status_exit_code(E_NO_DEVICE);
     for (int i = 1; i < argc; i++) {
         struct golden *g = calloc(1, sizeof *g);
         enum status s;

@@ -24,13 +24,14 @@ struct objective {
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor first; /* (M+1) of the chunk, into runs */
-    struct tensor runs;  /* of the slot; grows when a slot has more than ever before */
-    void *runs_memory;   /* owned */
-    float *host_value;   /* (M,K,4) */
-    int32_t *host_ints;  /* (2·M) */
-    int64_t *host_first; /* (M+1) */
-    XXH3_state_t *trace; /* NULL: not traced */
+    struct tensor first;  /* (M+1) of the chunk, into runs */
+    struct tensor runs;   /* of the slot; grows when a slot has more than ever before */
+    struct stream raster; /* the same queue, with rasterize's own scratch; owned */
+    void *runs_memory;    /* owned */
+    float *host_value;    /* (M,K,4) */
+    int32_t *host_ints;   /* (2·M) */
+    int64_t *host_first;  /* (M+1) */
+    XXH3_state_t *trace;  /* NULL: not traced */
     struct objective_times times;
 };
 
@@ -98,10 +99,7 @@ static enum status plan(struct objective *o, struct stream *dry)
     const struct tensor labels = tensor_2d(NULL, I32, M, s->P);
     const struct tensor n_points = tensor_1d(NULL, I32, M), selected = n_points;
     const struct tensor mask = tensor_3d(NULL, F32, M, L, L);
-    int32_t geometry[5] = { 1, 1, 1, 1, 1 };
 
-    TRY(s->ops->rasterize(o->gt, tensor_1d(NULL, I32, 1), tensor_1d(NULL, I64, M + 1),
-                          tensor_1d(geometry, I32, 5), dry));
     TRY(s->ops->prompt_first(coords, labels, n_points, o->gt, o->box, o->size, o->weight, o->key, 0,
                              &o->prompt, dry));
     for (int64_t K = 1; K <= MASK_TOKENS; K++) {
@@ -116,6 +114,22 @@ static enum status plan(struct objective *o, struct stream *dry)
                                   o->weight, 1, &o->loss, dry));
     }
     return OK;
+}
+
+/* What rasterizing an h×w image's masks needs depends on the image: the scratch for it is apart from the others', and grows. */
+static enum status reserve_raster(struct objective *o, int32_t h, int32_t w)
+{
+    struct sam *s = o->sam;
+    const int32_t S = (int32_t)s->config->model_image_size;
+    int32_t geometry[5] = { h, w, S, S, S };
+    struct stream dry = { .planning = true };
+
+    TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &dry));
+    if (dry.scratch_need <= o->raster.scratch_bytes) return OK;
+    s->ops->free(o->raster.scratch);
+    o->raster.scratch = NULL;
+    o->raster.scratch_bytes = dry.scratch_need;
+    return s->ops->alloc(&o->raster.scratch, dry.scratch_need);
 }
 
 static enum status create(struct objective *o)
@@ -134,7 +148,10 @@ static enum status create(struct objective *o)
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
     o->runs = tensor_1d(NULL, I32, RUNS_ROOM);
-    return s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs));
+    o->raster.queue = s->stream.queue;
+    TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
+    return reserve_raster(o, (int32_t)s->config->model_image_size,
+                          (int32_t)s->config->model_image_size);
 }
 
 static void configure(struct objective *o, const struct config *c)
@@ -197,6 +214,7 @@ void objective_destroy(struct objective *o)
     if (!o) return;
     if (o->memory) o->sam->ops->free(o->memory);
     if (o->runs_memory) o->sam->ops->free(o->runs_memory);
+    if (o->raster.scratch) o->sam->ops->free(o->raster.scratch);
     XXH3_freeState(o->trace);
     free(o->value);
     free(o->selected);
@@ -219,6 +237,7 @@ static enum status put_runs(struct objective *o, const struct loader_slot *slot)
         TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
     }
     o->runs.data = o->runs_memory;
+    TRY(reserve_raster(o, slot->height, slot->width));
     return s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream);
 }
 
@@ -250,7 +269,7 @@ static enum status put_chunk(struct objective *o, const struct loader_slot *slot
     TRY(s->ops->put(o->first.data, o->host_first, tensor_bytes(o->first), &s->stream));
     TRY(s->ops->zero(o->box.data, tensor_bytes(o->box), &s->stream));
     TRY(s->ops->put(o->box.data, slot->box + 4 * begin, n * 16, &s->stream));
-    TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &s->stream));
+    TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &o->raster));
     if (o->trace) XXH3_64bits_update(o->trace, o->gt.data, (size_t)tensor_bytes(o->gt));
     return OK;
 }
