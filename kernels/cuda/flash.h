@@ -263,7 +263,6 @@ __global__ static void __launch_bounds__(FLASH_THREADS, 2) flash_dkv(PROBLEM p)
         const auto slice = p.slice(m, head);
 
         if (k0 >= slice.n_k) continue;
-        __syncthreads();
         load_rows(k_tile, slice, KEY, k0, p.d);
         load_rows(v_tile, slice, VALUE, k0, p.d);
         for (int q0 = 0; q0 < slice.n_q; q0 += ROWS) {
