@@ -145,6 +145,7 @@ int main(int argc, char **argv)
     ask_add(be, OP_ZEROS(F32, 5, 7, 11), OP_ZEROS(F32, 5, 7, 11), OP_ZEROS(F32, 5, 7, 11));
     ask_add(be, OP_ZEROS(F32, 5, 70, 110), OP_ZEROS(F32, 5, 70, 110), OP_ZEROS(F32, 70, 110));
     ask_add(be, OP_ZEROS(F32, 5, 70, 110), OP_ZEROS(F32, 1, 70, 110), OP_ZEROS(F32, 5, 70, 110));
+    ask_add(be, OP_ZEROS(F32, 1030, 3), OP_ZEROS(F32, 3), OP_ZEROS(F32, 1030, 3));
     ask_add(be, OP_ZEROS(F32, 3, 4), OP_ZEROS(F32, 4), OP_ZEROS(F32, 1, 4));
     ask_add(be, OP_ZEROS(F32, 1, 4), OP_ZEROS(F32, 4), OP_ZEROS(F32, 1, 4));
     ask_add(be, OP_ZEROS(F32, 0, 4), OP_ZEROS(F32, 4), OP_ZEROS(F32, 0, 4));
