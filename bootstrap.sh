@@ -128,13 +128,21 @@ progress() {
     [ -z "$clear" ] || echo
 }
 
+# The last finished demo stays to be looked at until the next is finished too.
+keep_finished() {
+    [ -f $run/scores.txt ] || return 0
+    rm -rf $run.before
+    mv $run $run.before
+}
+
 # What this very program made from these very settings is used again; anything else is made anew.
 demo() {
     setup
     samforge=build/samforge run=runs/demo data=runs/demo-data
     key=$(cat bootstrap.sh configs/micro.yaml configs/demo.yaml $samforge | cksum)
     mkdir -p runs
-    if [ "$(cat $data/key 2>/dev/null)" != "$key" ]; then
+    if [ "$(cat $data/key 2>/dev/null)" != "$key" ] || ! $samforge inspect $data/train --verify >/dev/null 2>&1; then
+        keep_finished
         rm -rf $run $data
         size="--width 288 --height 240 --objects 5"
         say "drawing a synthetic set: 800 images to train on, 40 others to be judged by"
@@ -149,7 +157,7 @@ demo() {
     fi
 
     # a demo that was interrupted goes on; one that was finished begins again
-    [ ! -f $run/scores.txt ] || rm -rf $run
+    keep_finished
     say "training on two ranks"
     {
         $samforge launch -n 2 train configs/demo.yaml data.train=$data/train 2>&1 ||

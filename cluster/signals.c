@@ -34,6 +34,17 @@ enum status signals_catch(void)
     return OK;
 }
 
+enum status signals_release(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    if (sigprocmask(SIG_UNBLOCK, &set, NULL) != 0)
+        FAIL(E_FAILED, "cannot unblock signals: %s", strerror(errno));
+    return OK;
+}
+
 bool signals_stop_wanted(void)
 {
     return wanted;

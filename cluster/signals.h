@@ -11,4 +11,7 @@
 enum status signals_catch(void) MUST_CHECK;
 bool signals_stop_wanted(void);
 
+/* For commands that have nothing to save: from now on a request ends the process at once. */
+enum status signals_release(void) MUST_CHECK;
+
 #endif

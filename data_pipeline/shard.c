@@ -1,5 +1,6 @@
 #include "data_pipeline/shard.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -58,7 +59,9 @@ static enum status split_path(const char *path, char folder[PATH_ROOM], const ch
     *name = NULL;
     if (strlen(path) >= PATH_ROOM - SHARD_NAME - 2)
         FAIL(E_USAGE, "shard: the path %.64s… is too long", path);
-    if (stat(path, &st) != 0) FAIL(E_IO, "shard: %s does not exist or cannot be reached", path);
+    if (stat(path, &st) != 0)
+        FAIL(E_MISSING, "shards: %s: %s; name a folder that samforge pack made", path,
+             strerror(errno));
     snprintf(folder, PATH_ROOM, "%s", path);
     if (S_ISDIR(st.st_mode)) return OK;
     *name = slash ? slash + 1 : path;

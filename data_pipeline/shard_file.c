@@ -411,6 +411,10 @@ enum status shard_file_open(struct shard_file *f, const char *path,
 
     *f = (struct shard_file){ .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK),
                               .summary = *summary };
+    if (f->fd < 0 && errno == ENOENT)
+        FAIL(E_CORRUPT,
+             "shard: %s is listed in the manifest but missing; fetch it again, or pack again",
+             path);
     if (f->fd < 0) FAIL(E_IO, "shard: cannot open %s: %s", path, strerror(errno));
     s = check_head(f->fd, path, summary);
     if (s == OK) s = shard_h5_read(path, summary, &f->index);

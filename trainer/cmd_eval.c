@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "cluster/signals.h"
 #include "kernels/base/log.h"
 #include "trainer/command.h"
 #include "trainer/config.h"
@@ -80,6 +81,7 @@ static enum status score_untrained(struct evaluation *e)
 
 static enum status evaluate(struct evaluation *e, const char *path)
 {
+    TRY(signals_release());
     TRY(comm_create(&e->comm, e->config.run_timeout_s * 1000));
     if (e->comm->rank == 0 && isatty(STDERR_FILENO)) e->o.progress = progress;
     if (e->o.median_area <= 0)

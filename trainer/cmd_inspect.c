@@ -209,7 +209,7 @@ enum status cmd_inspect(int argc, char **argv)
         .arguments = "PATH [PNG]",
         .summary = "Shows what is in shards, a checkpoint or a weights file, and verifies it.",
         .examples = "samforge inspect shards --verify\n"
-                    "samforge inspect shards/shard-00000.h5 --draw 3 overlay.png\n"
+                    "samforge inspect shards/shard-00000-000.h5 --draw 3 overlay.png\n"
                     "samforge inspect runs/demo\n"
                     "samforge inspect sam_vit_b.safetensors --json\n",
         .notes = "PATH is a folder of shards or one of them, a run's folder or one of its\n"

@@ -50,6 +50,7 @@ struct loop {
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
     int64_t saved_step, step_began_ns, save_ns, eval_ns, loader_wait_ns, own_steps;
+    int64_t empty_images; /* since the last that had a mask */
     double exposed_seconds, grad_norm;
     bool skipped;
     struct objective_losses sum;
@@ -144,7 +145,15 @@ static enum status update(struct loop *l)
         return OK;
     }
     l->at.skipped_in_row = 0;
-    if (l->sum.n_masks == 0) return OK; /* nothing to learn from: no update, not even decay */
+    if (l->sum.n_masks == 0) { /* nothing to learn from: no update, not even decay */
+        l->empty_images += l->c->train_batch;
+        if (l->empty_images < shard_set_images(l->train_set)) return OK;
+        FAIL(E_CONFIG,
+             "no image of %s has a mask that passes data.min_area, data.max_area and "
+             "data.min_pixels",
+             l->c->data_train);
+    }
+    l->empty_images = 0;
     TRY(learner_update(&l->learner, schedule_clip(l->c, l->grad_norm) / masks, l->at.step,
                        l->at.updates + 1));
     l->at.updates++;
@@ -279,9 +288,12 @@ static enum status run(struct loop *l)
         if (l->agreed[AGREE_STOP] == STOP_NONE || l->at.step >= l->c->train_steps) continue;
         TRY(save(l));
         TRY(report_state(l, RUN_STOPPED));
-        log_root("%s at step %lld; the same command goes on from there",
+        log_root("%s at step %lld; %s",
                  l->agreed[AGREE_STOP] == STOP_BUDGET ? "out of budget" : "stopped as asked",
-                 (long long)l->at.step);
+                 (long long)l->at.step,
+                 l->agreed[AGREE_STOP] == STOP_BUDGET
+                     ? "the same command with a higher run.budget_hours goes on from there"
+                     : "the same command goes on from there");
         return E_STOPPED;
     }
     TRY(save(l));
@@ -350,6 +362,12 @@ static enum status begin_or_resume(struct loop *l)
         l->saved_step = l->at.step;
         log_root("resumed at step %lld of %lld", (long long)l->at.step,
                  (long long)l->c->train_steps);
+        if (l->o->weights && log_is_root())
+            log_warn("--weights %s is not read: the run goes on from its own checkpoint; --fresh "
+                     "begins anew",
+                     l->o->weights);
+        if (l->at.step >= l->c->train_steps)
+            log_root("nothing to do: raise train.steps to train further");
     } else {
         l->at = (struct checkpoint_counters){ .seed = l->c->train_seed };
         l->saved_step = -1;
@@ -516,7 +534,8 @@ enum status loop_run(const struct loop_options *o)
         say_what(&l);
         s = run(&l);
     }
-    if (s != OK && s != E_STOPPED && l.folder && l.comm->rank == 0)
+    /* a start that was refused leaves the status of the run that is there */
+    if (s != OK && s != E_STOPPED && l.metrics)
         KEEP_FIRST(s, run_folder_status(l.folder, s == E_DIVERGED ? RUN_DIVERGED : RUN_FAILED, NULL,
                                         l.saved_step));
     if (!is_shared(s) && o->comm->n_ranks > 1) {

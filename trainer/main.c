@@ -24,7 +24,7 @@ static void print_help(FILE *f)
                "Pretrains the Segment Anything Model from scratch, on one machine or many.\n\n"
                "Examples:\n"
                "  samforge synth --images 64 synth/tars && samforge pack synth/tars synth/shards\n"
-               "  samforge train configs/demo.yaml data.train=synth/shards\n"
+               "  samforge train configs/micro.yaml data.train=shards/train\n"
                "  samforge eval runs/demo synth/shards\n\n"
                "Commands:\n");
     for (int i = 0; i < N_COMMANDS; i++)

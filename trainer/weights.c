@@ -1,5 +1,6 @@
 #include "trainer/weights.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,25 @@ static bool is_safetensors(const char *path)
     const size_t n = strlen(path), k = sizeof suffix - 1;
 
     return n > k && strcmp(path + n - k, suffix) == 0;
+}
+
+/* A folder of shards has a manifest too: taken for a checkpoint's it would look damaged. */
+static enum status not_shards(const char *path)
+{
+    char name[CONFIG_TEXT + 32], head[256] = "";
+    FILE *f;
+
+    snprintf(name, sizeof name, "%s/manifest.json", path);
+    f = fopen(name, "re");
+    if (!f) return OK;
+    head[fread(head, 1, sizeof head - 1, f)] = 0;
+    fclose(f);
+    if (strstr(head, "\"samforge-shards\""))
+        FAIL(E_USAGE,
+             "%s is a folder of shards, not weights: name a run's folder, a checkpoint or a "
+             ".safetensors",
+             path);
+    return OK;
 }
 
 enum status weights_layout(const struct params *p, struct checkpoint_tensor **tensor)
@@ -76,6 +96,7 @@ enum status weights_load(const char *path, const struct params *p, float *flat)
 
     memset(flat, 0, (size_t)p->n_floats * sizeof *flat);
     if (is_safetensors(path)) return from_safetensors(path, p, flat);
+    TRY(not_shards(path));
     TRY(checkpoint_open(&k, path));
     s = weights_layout(p, &tensor);
     if (s == OK) {
@@ -95,6 +116,7 @@ enum status weights_config(const char *path, struct config *c)
 
     if (is_safetensors(path))
         FAIL(E_CONFIG, "%s holds weights only: name the model's configuration with --config", path);
+    TRY(not_shards(path));
     TRY(checkpoint_open(&k, path));
     config_defaults(c);
     text = checkpoint_manifest(k)->config;

@@ -20,6 +20,7 @@ extern "C" {
     X(E_FAILED, "failed", 1)                                                                       \
     X(E_USAGE, "wrong usage", 2)                                                                   \
     X(E_CONFIG, "wrong configuration", 2)                                                          \
+    X(E_MISSING, "not there", 2)                                                                   \
     X(E_DEVICE, "device call failed", 3)                                                           \
     X(E_NO_DEVICE, "device or dependency not available", 3)                                        \
     X(E_CORRUPT, "data or checkpoint corrupt", 4)                                                  \

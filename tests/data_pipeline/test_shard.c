@@ -303,7 +303,7 @@ static void swapped_shards_are_found(void **state)
     hush = sample_hush();
     assert_int_equal(read_all(folder, &wrong), E_CORRUPT);
     unlink(a);
-    assert_int_equal(read_all(folder, &wrong), E_IO);
+    assert_int_equal(read_all(folder, &wrong), E_CORRUPT);
     sample_speak(hush);
     sample_remove(folder);
 }
