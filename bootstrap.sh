@@ -168,7 +168,8 @@ demo() {
         exit 1
     }
     say "scoring it on images it has not seen"
-    $samforge launch -n 2 eval $run $data/val --untrained --train $data/train \
+    # three clicks: as many as its three rounds of training ever saw
+    $samforge launch -n 2 eval $run $data/val --clicks 3 --untrained --train $data/train \
         --overlays $run/pictures >$run/scores.tmp
     mv $run/scores.tmp $run/scores.txt
     cat $run/scores.txt
