@@ -7,6 +7,7 @@
 #include "trainer/bench_slots.h"
 #include "trainer/cost.h"
 #include "trainer/learner.h"
+#include "trainer/median.h"
 
 enum { WARM_UP = 3, TIMEOUT_MS = 60000 };
 
@@ -74,14 +75,6 @@ static void destroy(struct bench *b)
     free(b->step);
 }
 
-static double lap(double *since)
-{
-    const double now = clock_seconds(), d = now - *since;
-
-    *since = now;
-    return d;
-}
-
 static enum status next_slot(struct bench *b, int64_t i, struct loader_slot *made_up,
                              const struct loader_slot **slot)
 {
@@ -106,16 +99,16 @@ static enum status step(struct bench *b, int64_t timed)
         struct objective_losses losses;
 
         TRY(next_slot(b, i, &made_up, &slot));
-        data += lap(&since);
+        data += clock_lap(&since);
         TRY(learner_slot(&b->learner, slot, &losses));
         masks += (double)losses.n_masks;
-        lap(&since);
+        clock_lap(&since);
         if (b->loader) loader_done(b->loader, slot);
     }
     TRY(learner_sum(&b->learner, &norm, &exposed));
-    sums = lap(&since);
+    sums = clock_lap(&since);
     TRY(learner_update(&b->learner, 1 / (masks > 0 ? masks : 1), b->at, b->at + 1));
-    optimizer = lap(&since);
+    optimizer = clock_lap(&since);
     b->at++;
     if (timed < 0) return OK;
     t = objective_times(b->learner.objective);
@@ -130,19 +123,6 @@ static enum status step(struct bench *b, int64_t timed)
     b->seconds[BENCH_SUMS][timed] = sums;
     b->seconds[BENCH_OPTIMIZER][timed] = optimizer;
     return OK;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int64_t n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
 static void add_costs(struct bench_op *op, struct program *p, bool backward, double times)

@@ -16,6 +16,7 @@
 #include "data_pipeline/rle.h"
 #include "kernels/base/arena.h"
 #include "trainer/eval_trivial.h"
+#include "trainer/median.h"
 #include "trainer/overlay.h"
 
 #define EVAL_KEY(member, text) #member,
@@ -595,13 +596,6 @@ enum status eval_run(struct eval *e, struct comm *c, struct eval_scores *scores)
     return gather(e, c, scores);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 enum status eval_median_area(const struct shard_set *set, const struct config *c, double *share)
 {
     enum { IMAGES = 1000 };
@@ -632,10 +626,7 @@ enum status eval_median_area(const struct shard_set *set, const struct config *c
     if (s == OK && n == 0)
         s = status_fail(E_CONFIG, __FILE__, __LINE__,
                         "no mask passes data.min_area, data.max_area and data.min_pixels");
-    if (s == OK) {
-        qsort(all, (size_t)n, sizeof *all, by_value);
-        *share = n % 2 ? all[n / 2] : 0.5 * (all[n / 2 - 1] + all[n / 2]);
-    }
+    if (s == OK) *share = median(all, n);
     free(all);
     shard_buffer_destroy(&b);
     return s;

@@ -52,7 +52,6 @@ struct loop {
     int64_t saved_step, step_began_ns, save_ns, eval_ns, loader_wait_ns, own_steps;
     int64_t empty_images; /* since the last that had a mask */
     double exposed_seconds, grad_norm;
-    bool skipped;
     struct objective_losses sum;
     int64_t agreed[AGREE_COUNT];
 };
@@ -129,8 +128,7 @@ static enum status update(struct loop *l)
     const double masks = l->sum.n_masks > 0 ? (double)l->sum.n_masks : 1;
 
     l->grad_norm /= masks;
-    l->skipped = !isfinite(l->grad_norm) || !isfinite(total_loss(l));
-    if (l->skipped) {
+    if (!isfinite(l->grad_norm) || !isfinite(total_loss(l))) {
         l->at.skipped++;
         l->at.skipped_in_row++;
         if (log_is_root())

@@ -359,21 +359,13 @@ static enum status add_losses(struct objective *o, const struct round *r, int64_
     return OK;
 }
 
-static double lap(double *since)
-{
-    const double now = clock_seconds(), d = now - *since;
-
-    *since = now;
-    return d;
-}
-
 static enum status forward_round(struct objective *o, struct round *r)
 {
     struct sam *s = o->sam;
     double since = clock_seconds();
 
     TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
-    o->times.decoder_forward += lap(&since);
+    o->times.decoder_forward += clock_lap(&since);
     r->value = o->value[r->kept];
     r->value.dim[1] = r->logits.dim[1];
     r->loss = o->loss;
@@ -381,7 +373,7 @@ static enum status forward_round(struct objective *o, struct round *r)
     if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
     TRY(s->ops->mask_loss_fwd(r->value, o->selected[r->kept], r->logits, o->gt, r->iou, o->valid,
                               &r->loss, &s->stream));
-    o->times.loss += lap(&since);
+    o->times.loss += clock_lap(&since);
     return OK;
 }
 
@@ -397,7 +389,7 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
     TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, o->selected[r->kept], r->logits, o->gt,
                               r->iou, o->valid, o->weight, 1, &r->loss, &s->stream));
-    o->times.loss += lap(&since);
+    o->times.loss += clock_lap(&since);
     for (int64_t m = 0; d_mask && m < s->M; m++) {
         const struct candidates c = candidates_of(r->prompt.candidates.data, m, K);
         const int64_t best = candidates_best(c, (const float *)r->iou.data + m * K);
@@ -407,7 +399,7 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
     }
     if (d_mask) TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
     TRY(sam_decode_backward(s, r->kind, r->kept, grads, o->d_mask.data));
-    o->times.decoder_backward += lap(&since);
+    o->times.decoder_backward += clock_lap(&since);
     return OK;
 }
 
@@ -432,7 +424,7 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
     TRY(put_n_tokens(o, to, *n_points));
     TRY(put_key(o, to->key, rng_sub(dropout, (uint64_t)r->index + 1)));
     trace(o, to, *n_points);
-    o->times.prompts += lap(&since);
+    o->times.prompts += clock_lap(&since);
     return OK;
 }
 
@@ -457,7 +449,7 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
     TRY(put_n_tokens(o, s->prompts, n_points));
     TRY(put_key(o, s->prompts->key, dropout));
     trace(o, s->prompts, n_points);
-    o->times.prompts += lap(&since);
+    o->times.prompts += clock_lap(&since);
     for (int i = 0; i < plan->n_rounds; i++) {
         struct round *r = round + i;
 
@@ -512,13 +504,13 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            (uint64_t)slot->slot)));
     TRY(sam_encode(s, slot->pixels, slot->new_height, slot->new_width));
     TRY(s->ops->zero(s->d_embedding.data, tensor_bytes(s->d_embedding), &s->stream));
-    o->times.encoder_forward += lap(&since);
+    o->times.encoder_forward += clock_lap(&since);
     for (int64_t begin = 0; begin < slot->n_masks; begin += s->M)
         TRY(run_chunk(o, slot, begin, &plan, grads, losses));
     if (decoder_done) decoder_done(context);
     since = clock_seconds();
     TRY(sam_encode_backward(s, grads, param_ready, context));
-    o->times.encoder_backward += lap(&since);
+    o->times.encoder_backward += clock_lap(&since);
     return OK;
 }
 

@@ -21,6 +21,14 @@ double clock_seconds(void)
     return (double)clock_ns() * 1e-9;
 }
 
+double clock_lap(double *since)
+{
+    const double now_s = clock_seconds(), lap = now_s - *since;
+
+    *since = now_s;
+    return lap;
+}
+
 int64_t clock_wall_ns(void)
 {
     return now(CLOCK_REALTIME);

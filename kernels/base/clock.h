@@ -12,6 +12,9 @@ int64_t clock_ns(void);      /* CLOCK_MONOTONIC */
 double clock_seconds(void);  /* the same, in seconds */
 int64_t clock_wall_ns(void); /* CLOCK_REALTIME, since the epoch */
 
+/* Seconds since *since, which becomes now: laps of one watch. */
+double clock_lap(double *since);
+
 enum { CLOCK_TEXT = 32 };
 /* "2026-01-31T23:59:59.123Z" into buf; returns buf. */
 const char *clock_text(int64_t wall_ns, char buf[CLOCK_TEXT]);
