@@ -7,7 +7,8 @@ static enum status check(const char *op, struct attention_shape *shape, struct t
     struct attention_shape g = { 0 };
     char text[TENSOR_TEXT];
 
-    TENSOR_EXPECT(op, qkv, F32, -1, -1, -1, -1);
+    TRY(tensor_expect_real(op, "qkv", qkv));
+    TENSOR_EXPECT(op, qkv, qkv.dtype, -1, -1, -1, -1);
     g.n = qkv.dim[0];
     g.h = qkv.dim[1];
     g.w = qkv.dim[2];
@@ -29,7 +30,7 @@ static enum status check(const char *op, struct attention_shape *shape, struct t
     g.padded = g.n_down * g.kh != g.h || g.n_wide * g.kw != g.w;
     g.has_rel = !tensor_is_none(rel_h);
 
-    TENSOR_EXPECT(op, y, F32, g.n, g.h, g.w, g.heads * g.d);
+    TENSOR_EXPECT(op, y, qkv.dtype, g.n, g.h, g.w, g.heads * g.d);
     TENSOR_EXPECT(op, lse, F32, g.n, g.heads, g.h, g.w);
     if (!tensor_is_none(qkv_bias)) {
         TENSOR_EXPECT(op, qkv_bias, F32, 3 * g.heads * g.d);
@@ -67,8 +68,8 @@ enum status attention_bwd_check(struct attention_shape *shape, struct tensor dqk
     struct attention_shape g;
 
     TRY(check(op, &g, y, lse, qkv, qkv_bias, rel_h, rel_w, n_heads, window));
-    TENSOR_EXPECT(op, dy, F32, g.n, g.h, g.w, g.heads * g.d);
-    if (!tensor_is_none(dqkv)) TENSOR_EXPECT(op, dqkv, F32, g.n, g.h, g.w, 3 * g.heads * g.d);
+    TENSOR_EXPECT(op, dy, qkv.dtype, g.n, g.h, g.w, g.heads * g.d);
+    if (!tensor_is_none(dqkv)) TENSOR_EXPECT(op, dqkv, qkv.dtype, g.n, g.h, g.w, 3 * g.heads * g.d);
     if (!tensor_is_none(dqkv_bias)) TENSOR_EXPECT(op, dqkv_bias, F32, 3 * g.heads * g.d);
     if (!tensor_is_none(drel_h)) TENSOR_EXPECT(op, drel_h, F32, 2 * g.kh - 1, g.d);
     if (!tensor_is_none(drel_w)) TENSOR_EXPECT(op, drel_w, F32, 2 * g.kw - 1, g.d);

@@ -4,13 +4,14 @@
 struct sizes {
     int64_t n, rows, cols, n_in; /* of x */
     int64_t y_rows, y_cols, n_out;
+    enum dtype T; /* of y, and of w */
 };
 
 static enum status same_as(const char *op, const char *operand, struct tensor t,
                            const struct sizes *z, bool none_allowed)
 {
     if (none_allowed && tensor_is_none(t)) return OK;
-    return tensor_expect(op, operand, t, F32, 4,
+    return tensor_expect(op, operand, t, z->T, 4,
                          (const int64_t[]){ z->n, z->y_rows, z->y_cols, z->n_out });
 }
 
@@ -19,30 +20,34 @@ static enum status patch_sizes(const char *op, struct tensor x, struct tensor w,
     char x_text[TENSOR_TEXT], w_text[TENSOR_TEXT];
     const int64_t p = w.dim[2];
 
-    TENSOR_EXPECT(op, w, F32, -1, -1, -1, -1);
-    TENSOR_EXPECT(op, x, F32, -1, -1, -1, w.dim[1]);
+    TRY(tensor_expect_real(op, "w", w));
+    TENSOR_EXPECT(op, w, w.dtype, -1, -1, -1, -1);
+    TENSOR_EXPECT(op, x, x.dtype == F32 ? F32 : w.dtype, -1, -1, -1, w.dim[1]);
     if (p < 1 || w.dim[3] != p || x.dim[1] % p || x.dim[2] % p)
         FAIL(E_SHAPE, "%s: x is %s, not a whole number of patches of w %s", op,
              tensor_text(x, x_text), tensor_text(w, w_text));
     *z = (struct sizes){ x.dim[0],     x.dim[1],     x.dim[2], w.dim[1],
-                         x.dim[1] / p, x.dim[2] / p, w.dim[0] };
+                         x.dim[1] / p, x.dim[2] / p, w.dim[0], w.dtype };
     return OK;
 }
 
 static enum status conv3x3_sizes(const char *op, struct tensor x, struct tensor w, struct sizes *z)
 {
-    TENSOR_EXPECT(op, w, F32, -1, -1, 3, 3);
-    TENSOR_EXPECT(op, x, F32, -1, -1, -1, w.dim[1]);
-    *z = (struct sizes){ x.dim[0], x.dim[1], x.dim[2], w.dim[1], x.dim[1], x.dim[2], w.dim[0] };
+    TRY(tensor_expect_real(op, "w", w));
+    TENSOR_EXPECT(op, w, w.dtype, -1, -1, 3, 3);
+    TENSOR_EXPECT(op, x, w.dtype, -1, -1, -1, w.dim[1]);
+    *z = (struct sizes){ x.dim[0], x.dim[1], x.dim[2], w.dim[1],
+                         x.dim[1], x.dim[2], w.dim[0], w.dtype };
     return OK;
 }
 
 static enum status upconv_sizes(const char *op, struct tensor x, struct tensor w, struct sizes *z)
 {
-    TENSOR_EXPECT(op, w, F32, -1, -1, 2, 2);
-    TENSOR_EXPECT(op, x, F32, -1, -1, -1, w.dim[0]);
+    TRY(tensor_expect_real(op, "w", w));
+    TENSOR_EXPECT(op, w, w.dtype, -1, -1, 2, 2);
+    TENSOR_EXPECT(op, x, w.dtype, -1, -1, -1, w.dim[0]);
     *z = (struct sizes){ x.dim[0],     x.dim[1],     x.dim[2], w.dim[0],
-                         2 * x.dim[1], 2 * x.dim[2], w.dim[1] };
+                         2 * x.dim[1], 2 * x.dim[2], w.dim[1], w.dtype };
     return OK;
 }
 
@@ -59,7 +64,8 @@ static enum status bwd_check(const char *op, const struct sizes *z, struct tenso
                              struct tensor dw, struct tensor dy, struct tensor w)
 {
     TRY(same_as(op, "dy", dy, z, false));
-    if (!tensor_is_none(dx)) TENSOR_EXPECT(op, dx, F32, z->n, z->rows, z->cols, z->n_in);
+    if (!tensor_is_none(dx))
+        TENSOR_EXPECT(op, dx, dx.dtype == F32 ? F32 : z->T, z->n, z->rows, z->cols, z->n_in);
     if (!tensor_is_none(dw)) TENSOR_EXPECT(op, dw, F32, w.dim[0], w.dim[1], w.dim[2], w.dim[3]);
     return OK;
 }

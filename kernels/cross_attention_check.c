@@ -5,9 +5,11 @@ static enum status check(const char *op, struct cross_attention_shape *shape, st
                          struct tensor n_keys, int n_heads)
 {
     struct cross_attention_shape g = { 0 };
+    const enum dtype T = y.dtype;
     char text[TENSOR_TEXT];
 
-    TENSOR_EXPECT(op, y, F32, -1, -1, -1);
+    TRY(tensor_expect_real(op, "y", y));
+    TENSOR_EXPECT(op, y, T, -1, -1, -1);
     g.m = y.dim[0];
     g.tq = y.dim[1];
     g.heads = n_heads;
@@ -15,12 +17,12 @@ static enum status check(const char *op, struct cross_attention_shape *shape, st
         FAIL(E_SHAPE, "%s: y is %s; its last dimension must be %d heads · D", op,
              tensor_text(y, text), n_heads);
     g.d = y.dim[2] / n_heads;
-    TENSOR_EXPECT(op, q, F32, -1, g.tq, y.dim[2]);
-    TENSOR_EXPECT(op, k, F32, -1, -1, y.dim[2]);
+    TENSOR_EXPECT(op, q, T, -1, g.tq, y.dim[2]);
+    TENSOR_EXPECT(op, k, T, -1, -1, y.dim[2]);
     g.mq = q.dim[0];
     g.mk = k.dim[0];
     g.tk = k.dim[1];
-    TENSOR_EXPECT(op, v, F32, g.mk, g.tk, y.dim[2]);
+    TENSOR_EXPECT(op, v, T, g.mk, g.tk, y.dim[2]);
     TENSOR_EXPECT(op, lse, F32, g.m, g.heads, g.tq);
     if (!tensor_is_none(n_keys)) TENSOR_EXPECT(op, n_keys, I32, g.m);
     if (g.tk < 1) FAIL(E_SHAPE, "%s: k is %s: there is no key", op, tensor_text(k, text));
@@ -48,10 +50,10 @@ enum status cross_attention_bwd_check(struct cross_attention_shape *shape, struc
     struct cross_attention_shape g;
 
     TRY(check(op, &g, y, lse, q, k, v, n_keys, n_heads));
-    TENSOR_EXPECT(op, dy, F32, g.m, g.tq, g.heads * g.d);
-    if (!tensor_is_none(dq)) TENSOR_EXPECT(op, dq, F32, g.mq, g.tq, g.heads * g.d);
-    if (!tensor_is_none(dk)) TENSOR_EXPECT(op, dk, F32, g.mk, g.tk, g.heads * g.d);
-    if (!tensor_is_none(dv)) TENSOR_EXPECT(op, dv, F32, g.mk, g.tk, g.heads * g.d);
+    TENSOR_EXPECT(op, dy, y.dtype, g.m, g.tq, g.heads * g.d);
+    if (!tensor_is_none(dq)) TENSOR_EXPECT(op, dq, y.dtype, g.mq, g.tq, g.heads * g.d);
+    if (!tensor_is_none(dk)) TENSOR_EXPECT(op, dk, y.dtype, g.mk, g.tk, g.heads * g.d);
+    if (!tensor_is_none(dv)) TENSOR_EXPECT(op, dv, y.dtype, g.mk, g.tk, g.heads * g.d);
     *shape = g;
     return OK;
 }

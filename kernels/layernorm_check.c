@@ -8,7 +8,8 @@ static enum status inputs_check(const char *op, struct tensor mean, struct tenso
 {
     const int64_t rows = tensor_rows(x), cols = tensor_cols(x);
 
-    TRY(linear_rows_check(op, "x", x, rows, cols, false));
+    TRY(tensor_expect_real(op, "x", x));
+    TRY(linear_rows_check(op, "x", x, x.dtype, rows, cols, false));
     TENSOR_EXPECT(op, gamma, F32, cols);
     TENSOR_EXPECT(op, beta, F32, cols);
     TENSOR_EXPECT(op, mean, F32, rows);
@@ -24,7 +25,8 @@ enum status layernorm_fwd_check(struct tensor y, struct tensor mean, struct tens
                                 enum activation act)
 {
     TRY(inputs_check("layernorm_fwd", mean, rstd, x, gamma, beta, act));
-    return linear_rows_check("layernorm_fwd", "y", y, tensor_rows(x), tensor_cols(x), false);
+    return linear_rows_check("layernorm_fwd", "y", y, x.dtype, tensor_rows(x), tensor_cols(x),
+                             false);
 }
 
 enum status layernorm_bwd_check(struct tensor dx, struct tensor dgamma, struct tensor dbeta,
@@ -36,8 +38,8 @@ enum status layernorm_bwd_check(struct tensor dx, struct tensor dgamma, struct t
     const int64_t rows = tensor_rows(x), cols = tensor_cols(x);
 
     TRY(inputs_check(op, mean, rstd, x, gamma, beta, act));
-    TRY(linear_rows_check(op, "dy", dy, rows, cols, false));
-    TRY(linear_rows_check(op, "dx", dx, rows, cols, true));
+    TRY(linear_rows_check(op, "dy", dy, x.dtype, rows, cols, false));
+    TRY(linear_rows_check(op, "dx", dx, x.dtype, rows, cols, true));
     if (!tensor_is_none(dgamma)) TENSOR_EXPECT(op, dgamma, F32, cols);
     if (!tensor_is_none(dbeta)) TENSOR_EXPECT(op, dbeta, F32, cols);
     return OK;

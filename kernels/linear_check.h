@@ -14,9 +14,11 @@ enum status linear_bwd_check(struct tensor dx, struct tensor dw, struct tensor d
                              struct tensor x, struct tensor w, struct tensor y, struct tensor pre,
                              enum activation act) MUST_CHECK;
 
-/* OK when t is f32 and its leading dimensions fold into rows × cols; none passes when allowed. */
-enum status linear_rows_check(const char *op, const char *operand, struct tensor t, int64_t rows,
-                              int64_t cols, bool none_allowed) MUST_CHECK;
+/* OK when t is of that dtype and its leading dimensions fold into rows × cols; none passes when
+ * allowed. */
+enum status linear_rows_check(const char *op, const char *operand, struct tensor t,
+                              enum dtype dtype, int64_t rows, int64_t cols,
+                              bool none_allowed) MUST_CHECK;
 
 #ifdef __cplusplus
 }

@@ -5,12 +5,21 @@
  * attributes, stream — read it as the formula. Gradient outputs obey the rule in base/tensor.h.
  * Scratch and planning: base/stream.h.
  *
+ * Precision: an op computes in F32, or, where the table says bf16, in BF16: then activations and their
+ * gradients (x y pre dx dy qkv q k v h u …) are BF16, and so are the weights of products (w of
+ * linear, patch_conv, conv3x3, upconv); biases, norms' gamma and beta, tables, statistics (mean rstd
+ * lse) and gradients of parameters are F32. Sums are in f32 at least; a result is rounded once.
+ * Mixed, each operand by its own dtype: add (a b da db: parameters and collected gradients are F32),
+ * patch_conv's x and dx (images and fed-back masks are F32), slice (y dy may be F32: heads), and
+ * mask_product's y and dy (logits are F32). What follows logits is F32.
+ *
  * OPS_LIST is the only list of ops: the table, the gaps (ops_missing) and docs/kernels.md follow
  * from it. */
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
 
 #include "kernels/attention.h"
+#include "kernels/cast.h"
 #include "kernels/conv.h"
 #include "kernels/cross_attention.h"
 #include "kernels/image.h"
@@ -64,11 +73,13 @@ extern "C" {
     X(prompt_next)                                                                                 \
     X(rasterize)                                                                                   \
     X(image_normalize)                                                                             \
+    X(cast)                                                                                        \
     X(grad_norm)                                                                                   \
     X(adamw)
 
 struct ops {
     const char *name;
+    bool bf16; /* ops take activations and weights of products in BF16; else all of it is F32 */
 
     /* memory and stream verbs; on a CPU, device memory is host memory */
     enum status (*open)(void);                     /* OK when usable here; local */

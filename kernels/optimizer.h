@@ -7,7 +7,8 @@
  * adamw: for element i of segment s, with g = grad_scale · g[i] and t = step
  *   m = β1 m + (1−β1) g      v = β2 v + (1−β2) g²
  *   w −= lr·lr_scale[s] · ( (m/(1−β1^t)) / (√(v/(1−β2^t)) + eps) + decay[s] · w )
- *   w m v g (n) f32; the segments tile [0,n): segment s is [end[s−1], end[s]); frozen ones are
+ *   w16[i] = w[i] to the nearest bf16: what matrix products read; or none
+ *   w m v g (n) f32, w16 (n) bf16; the segments tile [0,n): segment s is [end[s−1], end[s]); frozen ones are
  *   left alone. segment and o are on the host. */
 #ifndef KERNELS_OPTIMIZER_H
 #define KERNELS_OPTIMIZER_H
@@ -34,8 +35,8 @@ struct adamw_options {
 };
 
 typedef enum status grad_norm_fn(double *sum, struct tensor g, struct stream *s) MUST_CHECK;
-typedef enum status adamw_fn(struct tensor w, struct tensor m, struct tensor v, struct tensor g,
-                             const struct adamw_segment *segment, int n_segments,
+typedef enum status adamw_fn(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
+                             struct tensor g, const struct adamw_segment *segment, int n_segments,
                              const struct adamw_options *o, struct stream *s) MUST_CHECK;
 grad_norm_fn grad_norm_ref, grad_norm_cpu, grad_norm_cuda;
 adamw_fn adamw_ref, adamw_cpu, adamw_cuda;

@@ -6,8 +6,8 @@ enum status grad_norm_check(struct tensor g)
     return OK;
 }
 
-enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struct tensor g,
-                        const struct adamw_segment *segment, int n_segments,
+enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
+                        struct tensor g, const struct adamw_segment *segment, int n_segments,
                         const struct adamw_options *o)
 {
     const char *const op = "adamw";
@@ -16,6 +16,7 @@ enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struc
     TENSOR_EXPECT(op, w, F32, -1);
     TENSOR_EXPECT(op, m, F32, w.dim[0]);
     TENSOR_EXPECT(op, v, F32, w.dim[0]);
+    if (!tensor_is_none(w16)) TENSOR_EXPECT(op, w16, BF16, w.dim[0]);
     TENSOR_EXPECT(op, g, F32, w.dim[0]);
     if (o->step < 1) FAIL(E_SHAPE, "%s: step %lld; the first is 1", op, (long long)o->step);
     for (int i = 0; i < n_segments; i++) {

@@ -10,8 +10,8 @@ extern "C" {
 #endif
 
 enum status grad_norm_check(struct tensor g) MUST_CHECK;
-enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struct tensor g,
-                        const struct adamw_segment *segment, int n_segments,
+enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
+                        struct tensor g, const struct adamw_segment *segment, int n_segments,
                         const struct adamw_options *o) MUST_CHECK;
 
 #ifdef __cplusplus

@@ -20,7 +20,8 @@ static enum status check(const char *op, struct prompt_tokens_shape *shape, stru
     struct prompt_tokens_shape g = { 0 };
     char text[TENSOR_TEXT], label_text[TENSOR_TEXT];
 
-    TENSOR_EXPECT(op, tokens, F32, -1, -1, -1);
+    TRY(tensor_expect_real(op, "tokens", tokens));
+    TENSOR_EXPECT(op, tokens, tokens.dtype, -1, -1, -1);
     g.m = tokens.dim[0];
     g.t = tokens.dim[1];
     g.c = tokens.dim[2];

@@ -2,7 +2,8 @@
 
 static enum status same_as(const char *op, const char *operand, struct tensor t, struct tensor y)
 {
-    return tensor_expect(op, operand, t, F32, y.n_dims, y.dim);
+    TRY(tensor_expect_real(op, operand, t));
+    return tensor_expect(op, operand, t, y.dtype, y.n_dims, y.dim);
 }
 
 static enum status attributes_check(const char *op, struct tensor scale, struct tensor key, float p)
@@ -46,10 +47,12 @@ static enum status operand_check(const char *op, const char *operand, struct ten
 {
     int64_t one[TENSOR_DIMS];
 
-    if (t.n_dims + 1 == y.n_dims) return tensor_expect(op, operand, t, F32, t.n_dims, y.dim + 1);
+    TRY(tensor_expect_real(op, operand, t));
+    if (t.n_dims + 1 == y.n_dims)
+        return tensor_expect(op, operand, t, t.dtype, t.n_dims, y.dim + 1);
     for (int i = 0; i < y.n_dims; i++) one[i] = y.dim[i];
     if (y.n_dims > 0 && t.n_dims == y.n_dims && t.dim[0] == 1) one[0] = 1;
-    return tensor_expect(op, operand, t, F32, y.n_dims, one);
+    return tensor_expect(op, operand, t, t.dtype, y.n_dims, one);
 }
 
 enum status add_fwd_check(struct tensor y, struct tensor a, struct tensor b)

@@ -135,6 +135,6 @@ enum status learner_update(struct learner *l, double scale, int64_t step, int64_
                                      .step = t };
 
     return s->ops->adamw(tensor_1d(s->weights, F32, n), tensor_1d(l->m, F32, n),
-                         tensor_1d(l->v, F32, n), tensor_1d(l->total, F32, n), l->segment,
-                         s->params.n, &o, &s->stream);
+                         tensor_1d(l->v, F32, n), tensor_none(), tensor_1d(l->total, F32, n),
+                         l->segment, s->params.n, &o, &s->stream);
 }

@@ -114,3 +114,12 @@ enum status tensor_expect(const char *op, const char *operand, struct tensor t, 
              tensor_text(make(NULL, dtype, n_dims, dim), want));
     return OK;
 }
+
+enum status tensor_expect_real(const char *op, const char *operand, struct tensor t)
+{
+    char got[TENSOR_TEXT];
+
+    if (t.dtype != F32 && t.dtype != BF16)
+        FAIL(E_SHAPE, "%s: %s is %s, expected F32 or BF16", op, operand, tensor_text(t, got));
+    return OK;
+}

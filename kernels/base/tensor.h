@@ -62,6 +62,9 @@ static inline bool tensor_is_none(struct tensor t)
 
 bool tensor_same_shape(struct tensor a, struct tensor b);
 
+/* OK when t is F32 or BF16: what activations are kept in. Otherwise E_SHAPE naming op and operand. */
+enum status tensor_expect_real(const char *op, const char *operand, struct tensor t) MUST_CHECK;
+
 /* "(3,4,5) F32" into buf; returns buf. */
 enum { TENSOR_TEXT = 96 };
 const char *tensor_text(struct tensor t, char buf[TENSOR_TEXT]);

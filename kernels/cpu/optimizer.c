@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "kernels/base/bf16.h"
 #include "kernels/optimizer_check.h"
 
 static int64_t min_of(int64_t a, int64_t b)
@@ -58,11 +59,11 @@ static void update(float *restrict w, float *restrict m, float *restrict v, cons
     }
 }
 
-enum status adamw_cpu(struct tensor w, struct tensor m, struct tensor v, struct tensor g,
-                      const struct adamw_segment *segment, int n_segments,
+enum status adamw_cpu(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
+                      struct tensor g, const struct adamw_segment *segment, int n_segments,
                       const struct adamw_options *o, struct stream *s)
 {
-    TRY(adamw_check(w, m, v, g, segment, n_segments, o));
+    TRY(adamw_check(w, m, v, w16, g, segment, n_segments, o));
     STREAM_NO_SCRATCH(s);
 
     const int64_t n = w.dim[0], block = GRAD_NORM_BLOCK;
@@ -88,6 +89,8 @@ enum status adamw_cpu(struct tensor w, struct tensor m, struct tensor v, struct 
             if (!segment[k].frozen)
                 update((float *)w.data + at, (float *)m.data + at, (float *)v.data + at,
                        (const float *)g.data + at, stop - at, &p);
+            for (int64_t i = at; w16.data && !segment[k].frozen && i < stop; i++)
+                ((uint16_t *)w16.data)[i] = bf16_from_float(((float *)w.data)[i]);
             at = stop;
         }
     }

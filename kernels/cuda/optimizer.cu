@@ -2,7 +2,7 @@
 
 #include "kernels/optimizer_check.h"
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/element.h"
 
 enum { NORM_THREADS = 256 };
 
@@ -85,9 +85,11 @@ DEVICE int segment_of(const segments &all, int64_t i)
     return low;
 }
 
-/* A thread owns four elements 256 apart. Bound by memory: 28 bytes an element, each once. */
+/* A thread owns four elements 256 apart. Bound by memory: 28 bytes an element, 30 with the copy for
+ * matrix products, each once. */
 __global__ static void __launch_bounds__(STEP_THREADS)
-    step(float *w, float *m, float *v, const float *g, const segments all, const step_options o)
+    step(float *w, float *m, float *v, bf16 *w16, const float *g, const segments all,
+         const step_options o)
 {
     const int64_t first = all.begin + (int64_t)blockIdx.x * STEP_BLOCK + (int)threadIdx.x;
     const int64_t end = all.end[all.n - 1];
@@ -105,7 +107,10 @@ __global__ static void __launch_bounds__(STEP_THREADS)
 
         m[i] = mi;
         v[i] = vi;
-        w[i] -= all.lr[k] * (way + all.decay[k] * w[i]);
+        const float next = w[i] - all.lr[k] * (way + all.decay[k] * w[i]);
+
+        w[i] = next;
+        if (w16) element_store(w16 + i, next);
     }
 }
 
@@ -124,10 +129,11 @@ static step_options options_of(const struct adamw_options *o)
 }
 
 extern "C" enum status adamw_cuda(struct tensor w, struct tensor m, struct tensor v,
-                                  struct tensor g, const struct adamw_segment *segment,
-                                  int n_segments, const struct adamw_options *o, struct stream *s)
+                                  struct tensor w16, struct tensor g,
+                                  const struct adamw_segment *segment, int n_segments,
+                                  const struct adamw_options *o, struct stream *s)
 {
-    TRY(adamw_check(w, m, v, g, segment, n_segments, o));
+    TRY(adamw_check(w, m, v, w16, g, segment, n_segments, o));
     STREAM_NO_SCRATCH(s);
 
     for (int first = 0; first < n_segments; first += SEGMENTS) {
@@ -146,8 +152,8 @@ extern "C" enum status adamw_cuda(struct tensor w, struct tensor m, struct tenso
 
         if (n == 0) continue;
         LAUNCH(step, (unsigned)((n + STEP_BLOCK - 1) / STEP_BLOCK), STEP_THREADS, 0, s,
-               (float *)w.data, (float *)m.data, (float *)v.data, (const float *)g.data, all,
-               options_of(o));
+               (float *)w.data, (float *)m.data, (float *)v.data, (bf16 *)w16.data,
+               (const float *)g.data, all, options_of(o));
     }
     return OK;
 }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "kernels/base/bf16.h"
 #include "kernels/optimizer_check.h"
 
 enum status grad_norm_ref(double *sum, struct tensor g, struct stream *s)
@@ -23,16 +24,17 @@ enum status grad_norm_ref(double *sum, struct tensor g, struct stream *s)
     return OK;
 }
 
-enum status adamw_ref(struct tensor w, struct tensor m, struct tensor v, struct tensor g,
-                      const struct adamw_segment *segment, int n_segments,
+enum status adamw_ref(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
+                      struct tensor g, const struct adamw_segment *segment, int n_segments,
                       const struct adamw_options *o, struct stream *s)
 {
-    TRY(adamw_check(w, m, v, g, segment, n_segments, o));
+    TRY(adamw_check(w, m, v, w16, g, segment, n_segments, o));
     STREAM_NO_SCRATCH(s);
 
     const double b1 = o->beta1, b2 = o->beta2;
     const double fix1 = 1 - pow(b1, (double)o->step), fix2 = 1 - pow(b2, (double)o->step);
     float *wp = w.data, *mp = m.data, *vp = v.data;
+    uint16_t *w16p = w16.data;
     const float *gp = g.data;
     int64_t i = 0;
 
@@ -49,6 +51,7 @@ enum status adamw_ref(struct tensor w, struct tensor m, struct tensor v, struct 
             mp[i] = (float)mi;
             vp[i] = (float)vi;
             wp[i] = (float)(wp[i] - lr * step);
+            if (w16p) w16p[i] = bf16_from_float(wp[i]);
         }
     }
     return OK;

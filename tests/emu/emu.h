@@ -215,6 +215,22 @@ inline float rsqrtf(float x)
     return 1.0f / sqrtf(x);
 }
 
+inline float __uint_as_float(unsigned x)
+{
+    float f;
+
+    __builtin_memcpy(&f, &x, sizeof f);
+    return f;
+}
+
+inline unsigned __float_as_uint(float x)
+{
+    unsigned u;
+
+    __builtin_memcpy(&u, &x, sizeof u);
+    return u;
+}
+
 inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);

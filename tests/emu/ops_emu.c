@@ -79,6 +79,7 @@ static enum status emu_sync(struct stream *s)
 
 const struct ops ops_emu = {
     .name = "emu",
+    .bf16 = true,
     .open = emu_open,
     .alloc = emu_alloc,
     .free = emu_give,
@@ -106,6 +107,7 @@ const struct ops ops_emu = {
     .layernorm_bwd = layernorm_bwd_cuda,
     .grad_norm = grad_norm_cuda,
     .adamw = adamw_cuda,
+    .cast = cast_cuda,
     .residual_fwd = residual_fwd_cuda,
     .residual_bwd = residual_bwd_cuda,
     .add_fwd = add_fwd_cuda,

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/bf16.h"
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include "tests/check.h"
@@ -71,9 +72,19 @@ static inline struct tensor op_tensor(enum dtype dtype, int n_dims, const int64_
 /* Uniform in [offset − scale, offset + scale). */
 #define OP_FILLED(seed, scale, offset, ...)                                                        \
     op_filled(op_tensor(F32, OP_DIMS(__VA_ARGS__)), (seed), (scale), (offset))
+static inline void op_narrow(struct tensor to, const float *from)
+{
+    for (int64_t i = 0; i < tensor_count(to); i++)
+        ((uint16_t *)to.data)[i] = bf16_from_float(from[i]);
+}
+
 static inline struct tensor op_filled(struct tensor t, uint64_t seed, float scale, float offset)
 {
-    check_fill(t.data, tensor_count(t), seed, 0, scale, offset);
+    const int64_t n = tensor_count(t);
+    float *wide = t.dtype == BF16 ? check_alloc(n * (int64_t)sizeof(float)) : t.data;
+
+    check_fill(wide, n, seed, 0, scale, offset);
+    if (t.dtype == BF16) op_narrow(t, wide);
     return t;
 }
 
@@ -87,6 +98,19 @@ static inline struct tensor op_copy(struct tensor t)
     struct tensor c = op_like(t);
 
     if (tensor_bytes(t) > 0) memcpy(c.data, t.data, (size_t)tensor_bytes(t));
+    return c;
+}
+
+/* The same numbers in BF16, rounded, or in F32. */
+static inline struct tensor op_cast(struct tensor t, enum dtype dtype)
+{
+    struct tensor c = { .dtype = dtype, .n_dims = t.n_dims };
+
+    if (t.dtype == dtype) return op_copy(t);
+    c = op_tensor(dtype, t.n_dims, t.dim);
+    if (dtype == BF16) op_narrow(c, t.data);
+    for (int64_t i = 0; dtype == F32 && i < tensor_count(t); i++)
+        ((float *)c.data)[i] = bf16_to_float(((uint16_t *)t.data)[i]);
     return c;
 }
 

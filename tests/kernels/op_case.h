@@ -6,6 +6,9 @@
  *     like h²; one input at a time, so that each gradient answers for itself
  *   planning: touches nothing, and asks for the same scratch as the run
  *
+ * In bf16, when the case says so and the backend has it: forward and backward as the reference on the
+ * same rounded numbers, the same bits again, and the rules of gradients and planning.
+ *
  * Guard words stand around every buffer; check_done looks at them. */
 #ifndef TESTS_KERNELS_OP_CASE_H
 #define TESTS_KERNELS_OP_CASE_H
@@ -31,7 +34,17 @@ struct op_case {
     bool same_bits; /* arithmetic leaves no room to differ from the reference */
     bool has_kinks; /* the derivative is not asked for */
     double tol;     /* relative, of the norm, against the reference */
+
+    /* The op in bf16. Bit k of a mask: input k, or its gradient, or kept k, is F32 all the same. */
+    bool has_bf16, y_f32;
+    uint32_t input_f32, gradient_f32, kept_f32;
+    double tol_bf16; /* as tol; 0: OP_CASE_BF16 */
 };
+
+/* Rounding alone, of a result or of what it is made of, is up to 2^-9 of each element, and about
+ * 2^-10 of the norm; a few such steps (a stored pre, dy through an activation, weights of an average)
+ * add up to this. */
+#define OP_CASE_BF16 4e-3
 
 /* Lays out dy, the gradients and y's copies behind the inputs and y of a case. */
 static inline void op_case_finish(struct op_case *c)
@@ -50,7 +63,7 @@ static inline void op_case_near(const struct op_case *c, const char *what, struc
     if (c->same_bits)
         CHECK_SAME_BITS(got.data, want.data, tensor_bytes(want));
     else
-        CHECK_CLOSE(got.data, want.data, tensor_count(want), c->tol);
+        CHECK_CLOSE(op_cast(got, F32).data, op_cast(want, F32).data, tensor_count(want), c->tol);
     if (check_fails != fails) fprintf(stderr, "  in %s: %s\n", c->name, what);
 }
 
@@ -129,14 +142,17 @@ static inline void op_case_gradients(const struct ops *be, const struct op_case 
         OP_RUN(c->bwd(be, &alone, s));
         op_case_bits(c, "gradient wanted alone", alone.gradient[k], c->gradient[k]);
 
-        struct tensor twice = op_copy(c->gradient[k]);
+        struct tensor twice = op_cast(c->gradient[k], F32);
         float *p = twice.data;
 
         for (int64_t i = 0; i < tensor_count(twice); i++) p[i] *= 2;
         alone.gradient[k] = op_adding(alone.gradient[k]);
         OP_RUN(c->bwd(be, &alone, s));
         const bool exact = c->same_bits;
-        const struct op_case loose = { .name = c->name, .same_bits = exact, .tol = 1e-6 };
+        const bool rounds = c->gradient[k].dtype == BF16;
+        const struct op_case loose = { .name = c->name,
+                                       .same_bits = exact && !rounds,
+                                       .tol = rounds ? OP_CASE_BF16 : 1e-6 };
 
         op_case_near(&loose, "gradient added to itself", alone.gradient[k], twice);
     }
@@ -218,6 +234,55 @@ static inline void op_case_planning(const struct ops *be, const struct op_case *
     CHECK(plan.scratch_need == full_plan.scratch_need);
 }
 
+static inline bool op_case_bit(uint32_t mask, int k)
+{
+    return mask >> k & 1;
+}
+
+/* The case on rounded numbers: in F32 for the reference, in BF16 for the backend. */
+static inline struct op_case op_case_rounded(const struct op_case *c, bool narrow)
+{
+    const enum dtype T = narrow ? BF16 : F32;
+    struct op_case r = *c;
+
+    for (int k = 0; k < c->n_inputs; k++) {
+        if (c->input[k].n_dims == 0 || c->input[k].dtype != F32) continue;
+        if (!op_case_bit(c->input_f32, k)) r.input[k] = op_cast(op_cast(c->input[k], BF16), T);
+        if (c->gradient[k].n_dims > 0)
+            r.gradient[k].dtype =
+                op_case_bit(c->input_f32 | c->gradient_f32, k) || !narrow ? F32 : BF16;
+    }
+    for (int i = 0; i < 2; i++)
+        if (c->kept[i].n_dims > 0 && c->kept[i].dtype == F32)
+            r.kept[i].dtype = op_case_bit(c->kept_f32, i) || !narrow ? F32 : BF16;
+    if (!c->y_f32) {
+        r.y.dtype = T;
+        r.dy = op_cast(op_cast(c->dy, BF16), T);
+    }
+    return r;
+}
+
+static inline void op_case_bf16(const struct ops *be, const struct op_case *c)
+{
+    char name[128];
+    const struct op_case wide = op_case_rounded(c, false), narrow = op_case_rounded(c, true);
+    struct op_case ref = op_case_fresh(&wide);
+    const struct op_case got = op_case_fresh(&narrow), again = op_case_fresh(&narrow);
+
+    snprintf(name, sizeof name, "%s, bf16", c->name);
+    ref.name = name;
+    ref.same_bits = false;
+    ref.tol = c->tol_bf16 > 0 ? c->tol_bf16 : OP_CASE_BF16;
+    op_case_reference(be, &ref, &got);
+    op_case_forward_backward(be, &again);
+    op_case_bits(&ref, "y again", again.y, got.y);
+    for (int k = 0; k < c->n_inputs; k++)
+        if (c->gradient[k].n_dims > 0)
+            op_case_bits(&ref, "gradient again", again.gradient[k], got.gradient[k]);
+    op_case_gradients(be, &got);
+    op_case_planning(be, &narrow);
+}
+
 static inline void op_case_ask(const struct ops *be, const struct op_case *c)
 {
     const struct op_case ref = op_case_fresh(c), got = op_case_fresh(c);
@@ -228,6 +293,7 @@ static inline void op_case_ask(const struct ops *be, const struct op_case *c)
     op_case_planning(be, c);
     /* of few elements, errors of both signs may cancel at one step and not at the other */
     if (!c->has_kinks && tensor_count(c->y) >= 32) op_case_derivative(be, c);
+    if (c->has_bf16 && be->bf16) op_case_bf16(be, c);
 }
 
 #endif

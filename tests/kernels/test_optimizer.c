@@ -94,7 +94,7 @@ static void test_steps(void)
                               (sqrt(dv[i] / (1 - pow(o.beta2, (double)o.step))) + o.eps) +
                           segments[k].decay * dw[i]);
             }
-        OP_RUN(be->adamw(w, m, v, g, segments, N_SEGMENTS, &o, s));
+        OP_RUN(be->adamw(w, m, v, tensor_none(), g, segments, N_SEGMENTS, &o, s));
     }
     for (int i = 0; i < N; i++) want[i] = (float)(dw[i] - ((float *)start.data)[i]);
     for (int i = 0; i < N; i++) ((float *)w.data)[i] -= ((float *)start.data)[i];
@@ -115,7 +115,7 @@ static void test_frozen(void)
     int64_t begin = 0;
 
     ((float *)g.data)[1500] = NAN;
-    OP_RUN(be->adamw(w, m, v, g, segments, N_SEGMENTS, &o, s));
+    OP_RUN(be->adamw(w, m, v, tensor_none(), g, segments, N_SEGMENTS, &o, s));
     for (int k = 0; k < N_SEGMENTS; k++) {
         const int64_t bytes = (segments[k].end - begin) * 4;
 
@@ -141,14 +141,20 @@ static void test_threads(void)
     struct tensor w = OP_FILLED(7, 1.0f, 0.0f, N), m = OP_FILLED(8, 0.1f, 0.0f, N);
     struct tensor v = OP_FILLED(9, 0.1f, 0.2f, N), g = OP_FILLED(10, 1.0f, 0.0f, N);
     struct tensor w1 = op_copy(w), m1 = op_copy(m), v1 = op_copy(v);
+    struct tensor w16 = OP_ZEROS(BF16, N);
 
     omp_set_num_threads(1);
-    OP_RUN(be->adamw(w1, m1, v1, g, segments, N_SEGMENTS, &o, s));
+    OP_RUN(be->adamw(w1, m1, v1, tensor_none(), g, segments, N_SEGMENTS, &o, s));
     omp_set_num_threads(2);
-    OP_RUN(be->adamw(w, m, v, g, segments, N_SEGMENTS, &o, s));
+    OP_RUN(be->adamw(w, m, v, w16, g, segments, N_SEGMENTS, &o, s));
     CHECK_SAME_BITS(w.data, w1.data, N * 4);
     CHECK_SAME_BITS(m.data, m1.data, N * 4);
     CHECK_SAME_BITS(v.data, v1.data, N * 4);
+    for (int64_t k = 0, i = 0; k < N_SEGMENTS;
+         k++) /* the copy for products, but for what is frozen */
+        for (; i < segments[k].end; i++)
+            CHECK(((uint16_t *)w16.data)[i] ==
+                  (segments[k].frozen ? 0 : bf16_from_float(((float *)w.data)[i])));
 }
 
 static void test_plan_and_shapes(void)
@@ -164,17 +170,18 @@ static void test_plan_and_shapes(void)
 
     OP_PLAN(be->grad_norm(&sum, none, s));
     CHECK(sum == 3);
-    OP_PLAN(be->adamw(none, none, none, none, &whole, 1, &o, s));
-    OP_RUN(be->adamw(empty, empty, empty, empty, NULL, 0, &o, s));
+    OP_PLAN(be->adamw(none, none, none, tensor_none(), none, &whole, 1, &o, s));
+    OP_RUN(be->adamw(empty, empty, empty, tensor_none(), empty, NULL, 0, &o, s));
     log_set_level(LOG_ERROR);
     OP_SHAPE_ERROR(be->grad_norm(&sum, tensor_2d(t.data, F32, 2, 4), s));
     OP_SHAPE_ERROR(be->grad_norm(&sum, tensor_1d(t.data, BF16, 8), s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_1d(t.data, F32, 7), &whole, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, tensor_1d(t.data, I32, 8), t, t, &whole, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, t, back, 3, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, t, back, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, t, NULL, 0, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, t, &whole, 1, &zero, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), tensor_1d(t.data, F32, 7), &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, tensor_1d(t.data, I32, 8), t, tensor_none(), t, &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, t, t, &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, back, 3, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, back, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, NULL, 0, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, &whole, 1, &zero, s));
 }
 
 int main(int argc, char **argv)
