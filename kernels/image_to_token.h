@@ -2,8 +2,10 @@
  * write of the features.
  *
  *   q[m,i] = Wq (x[m,i] + pe[i]) + bq        o[m,i] = Σj softmax_j(q[m,i]·k[m,j] / √D) v[m,j], per head
- *   r[m,i] = x[m,i] + Wo o[m,i] + bo         y = layernorm(r; gamma, beta, eps) as layernorm.h
- *   j < n_tokens[m] (at least 1)
+ *   r[m,i] = x[m,i] + dropout(Wo o[m,i] + bo)
+ *   y = layernorm(r; gamma, beta, eps) as layernorm.h       j < n_tokens[m] (at least 1)
+ *   dropout as residual.h's, drawn again backward: of element e of (M,T,C) by key and salt. dropout 0:
+ *   none, and key may be none.
  *
  * The same, with the projections absorbed into the few tokens (A·t of them):
  *   q·k = (x + pe)·(Wqᵀ k) + bq·k            Wo o = Σ p (Wo v)
@@ -30,14 +32,16 @@ typedef enum status image_to_token_fwd_fn(struct tensor y, struct tensor mean, s
                                           struct tensor x, struct tensor pe, struct tensor k,
                                           struct tensor v, struct tensor n_tokens,
                                           const struct image_to_token_weights *w, int n_heads,
-                                          float eps, struct stream *s) MUST_CHECK;
+                                          float eps, struct tensor key, float dropout, int64_t salt,
+                                          struct stream *s) MUST_CHECK;
 typedef enum status image_to_token_bwd_fn(struct tensor dx, struct tensor dk, struct tensor dv,
                                           const struct image_to_token_weights *dw, struct tensor dy,
                                           struct tensor x, struct tensor pe, struct tensor k,
                                           struct tensor v, struct tensor n_tokens,
                                           const struct image_to_token_weights *w,
                                           struct tensor mean, struct tensor rstd, int n_heads,
-                                          float eps, struct stream *s) MUST_CHECK;
+                                          float eps, struct tensor key, float dropout, int64_t salt,
+                                          struct stream *s) MUST_CHECK;
 image_to_token_fwd_fn image_to_token_fwd_ref, image_to_token_fwd_cpu, image_to_token_fwd_cuda;
 image_to_token_bwd_fn image_to_token_bwd_ref, image_to_token_bwd_cpu, image_to_token_bwd_cuda;
 
