@@ -98,6 +98,8 @@ struct config_list {
     TEXT(run, folder, "", "where the run lives; empty: runs/<config's name>")                      \
     CHOICE(run, device, "auto", "auto|cpu|ref|emu",                                                \
            "where ops run; emu: only in the tests' samforge_emu")                                  \
+    CHOICE(run, precision, "auto", "auto|f32|bf16",                                                \
+           "of activations and products; auto: bf16 where the device has it, else f32")            \
     INT(run, threads, 0, 0, 1024,                                                                  \
         "threads of the CPU backend a rank; 0: the node's cores over its ranks")                   \
     NUMBER(run, budget_hours, 0, 0, 1e9,                                                           \

@@ -11,7 +11,7 @@ static enum status encoder_cost(const struct config *c, const struct ops *ops,
     struct program *p = NULL;
     struct image_encoder at;
     struct model m = { 0 };
-    enum status s = program_create(&p);
+    enum status s = program_create(&p, F32);
 
     if (s == OK) s = model_create(&m, c, params, p, true);
     if (s == OK) {
@@ -45,7 +45,7 @@ static enum status decoder_cost(const struct config *c, const struct ops *ops,
     struct program *p = NULL;
     struct mask_decoder at;
     struct model m = { 0 };
-    enum status s = program_create(&p);
+    enum status s = program_create(&p, F32);
 
     if (s == OK) s = model_create(&m, c, params, p, true);
     if (s == OK) {

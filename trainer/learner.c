@@ -134,7 +134,9 @@ enum status learner_update(struct learner *l, double scale, int64_t step, int64_
                                      .grad_scale = (float)scale,
                                      .step = t };
 
+    const struct tensor w16 = s->weights16 ? tensor_1d(s->weights16, BF16, n) : tensor_none();
+
     return s->ops->adamw(tensor_1d(s->weights, F32, n), tensor_1d(l->m, F32, n),
-                         tensor_1d(l->v, F32, n), tensor_none(), tensor_1d(l->total, F32, n),
-                         l->segment, s->params.n, &o, &s->stream);
+                         tensor_1d(l->v, F32, n), w16, tensor_1d(l->total, F32, n), l->segment,
+                         s->params.n, &o, &s->stream);
 }

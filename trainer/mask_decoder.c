@@ -155,7 +155,7 @@ static void add_tokens(struct state *s, const struct mask_decoder_shape *shape)
 static int head(struct state *s, int64_t token, const char *name)
 {
     struct model *m = s->m;
-    int x = program_slice(m->program, s->tokens, token, 1);
+    int x = program_slice(m->program, s->tokens, token, 1, program_compute(m->program));
 
     x = PROGRAM_VIEW(m->program, x, s->M, s->C);
     x = model_linear(m, x, ACT_RELU, "mask_decoder.%s.layers.0", name);
@@ -182,7 +182,7 @@ static void add_outputs(struct state *s, const struct mask_decoder_shape *shape)
     }
     s->d->logits = program_mask_product(p, h, shape->n_out, x);
     iou = PROGRAM_VIEW(p, head(s, 0, "iou_prediction_head"), s->M, MASK_TOKENS, 1);
-    iou = program_slice(p, iou, shape->first_mask, shape->n_out);
+    iou = program_slice(p, iou, shape->first_mask, shape->n_out, F32);
     s->d->iou = PROGRAM_VIEW(p, iou, s->M, shape->n_out);
     program_output(p, s->d->logits);
     program_output(p, s->d->iou);
@@ -198,8 +198,8 @@ void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape,
     char name[PARAM_NAME];
     int image_at;
 
-    d->embedding = PROGRAM_INPUT(p, F32, true, 1, H, H, C);
-    d->image_pe = PROGRAM_INPUT(p, F32, false, H, H, C);
+    d->embedding = PROGRAM_INPUT(p, program_compute(p), true, 1, H, H, C);
+    d->image_pe = PROGRAM_INPUT(p, program_compute(p), false, H, H, C);
     d->key = m->train && c->train_dropout > 0 ? PROGRAM_INPUT(p, I64, false, 2) : PROGRAM_NONE;
     s.image_pe = PROGRAM_VIEW(p, d->image_pe, H * H, C);
     add_tokens(&s, shape);

@@ -19,7 +19,7 @@ struct mask_decoder_shape {
 
 /* Values of the program. */
 struct mask_decoder {
-    int embedding;                /* input (1,H,W,C), its gradient is added to */
+    int embedding;                /* input (1,H,W,C); its gradient, F32, is added to */
     int image_pe;                 /* input (H,W,C) */
     int coords, labels, n_points; /* inputs (M,P,2) f32, (M,P) i32, (M) i32 */
     int n_tokens;                 /* input (M) i32: 5 + n_points */
@@ -27,8 +27,8 @@ struct mask_decoder {
     int key;                      /* input (2) i64 for dropout, or PROGRAM_NONE */
     int sparse;                   /* the tokens (M,5+P,C): iou, masks, prompts */
     int dense;                    /* (M,H,W,C) or (1,C): what is added to the embedding */
-    int logits;                   /* output (M,K,4H,4W) */
-    int iou;                      /* output (M,K) */
+    int logits;                   /* output (M,K,4H,4W) F32 */
+    int iou;                      /* output (M,K) F32 */
 };
 
 /* keep: tokens and dense embedding become outputs too, for tests. */

@@ -53,16 +53,19 @@ struct program {
     struct backward *backward;
     struct step *step;
     int n_values, room_values, n_nodes, room_nodes, n_steps, n_forward;
+    enum dtype compute;
     int segment, branch; /* of nodes being recorded */
     bool planned;
     int64_t bytes, scratch;
 };
 
-enum status program_create(struct program **p)
+enum status program_create(struct program **p, enum dtype compute)
 {
     struct program *q = calloc(1, sizeof *q);
 
+    ASSERT(compute == F32 || compute == BF16);
     if (!q) FAIL(E_MEMORY, "a program's lists");
+    q->compute = compute;
     q->segment = q->branch = PROGRAM_NONE;
     *p = q;
     return OK;
@@ -76,6 +79,11 @@ void program_destroy(struct program *p)
     free(p->backward);
     free(p->step);
     free(p);
+}
+
+enum dtype program_compute(const struct program *p)
+{
+    return p->compute;
 }
 
 /* ---- building ------------------------------------------------------------------------------- */
@@ -184,9 +192,13 @@ static int add_output(struct program *p, struct tensor shape)
     return id;
 }
 
+/* A result shaped like that value, in what the program computes in. */
 static struct tensor like(struct program *p, int value)
 {
-    return p->value[value].shape;
+    struct tensor t = p->value[value].shape;
+
+    t.dtype = p->compute;
+    return t;
 }
 
 /* y and, behind a GELU, what went into it. */
@@ -296,7 +308,8 @@ int program_prompt_tokens(struct program *p, int coords, int labels, int n_point
     for (int i = 0; i < POSENC_TABLE; i++) in[6 + i] = table[i];
     n = new_node(p, NODE_PROMPT_TOKENS, in, 6 + POSENC_TABLE);
     n->frame = frame;
-    return add_output(p, tensor_3d(NULL, F32, c.dim[0], 1 + like(p, mask_tokens).dim[0] + c.dim[1],
+    return add_output(p, tensor_3d(NULL, p->compute, c.dim[0],
+                                   1 + like(p, mask_tokens).dim[0] + c.dim[1],
                                    like(p, mask_tokens).dim[1]));
 }
 
@@ -317,9 +330,11 @@ int program_add(struct program *p, int a, int b)
                                                                               : like(p, b));
 }
 
-int program_slice(struct program *p, int x, int64_t first, int64_t n)
+int program_slice(struct program *p, int x, int64_t first, int64_t n, enum dtype dtype)
 {
     struct tensor shape = like(p, x);
+
+    shape.dtype = dtype;
 
     new_node(p, NODE_SLICE, (int[]){ x }, 1)->first = first;
     shape.dim[1] = n;
@@ -610,6 +625,18 @@ static struct tensor resolve(const struct program *p, int value, const struct pr
     return t;
 }
 
+/* An operand of a node: a weight of a product is read in what the program computes in. */
+static struct tensor resolve_in(const struct program *p, const struct node *n, int i,
+                                const struct program_run *run, bool forward)
+{
+    struct tensor t = resolve(p, n->in[i], run, forward);
+
+    if (p->compute == F32 || !(node_kinds[n->op].products >> i & 1)) return t;
+    t.data = run->params16 ? run->params16 + p->value[n->in[i]].offset : NULL;
+    t.dtype = p->compute;
+    return t;
+}
+
 static struct tensor resolve_grad(const struct program *p, int value, const struct program_run *run,
                                   bool add)
 {
@@ -621,6 +648,7 @@ static struct tensor resolve_grad(const struct program *p, int value, const stru
     root = root_of(p, value);
     t = x->shape;
     t.add = add;
+    if (root->kind != VALUE_BLOCK) t.dtype = F32;
     if (!root->needs_grad) return t; /* data NULL: not wanted */
     switch (root->kind) {
     case VALUE_EXTERNAL:
@@ -648,7 +676,7 @@ static enum status run_forward(const struct program *p, int node, const struct p
     struct node_operands o = { 0 };
 
     if (off(run, n->branch)) return OK;
-    for (int i = 0; i < n->n_in; i++) o.in[i] = resolve(p, n->in[i], run, forward);
+    for (int i = 0; i < n->n_in; i++) o.in[i] = resolve_in(p, n, i, run, forward);
     for (int i = 0; i < n->n_out; i++) o.out[i] = resolve(p, n->out[i], run, forward);
     if (off(run, n->join))
         return run->ops->copy(o.out[0].data, o.in[0].data, tensor_bytes(o.out[0]), run->stream);
@@ -658,11 +686,7 @@ static enum status run_forward(const struct program *p, int node, const struct p
 /* The branch of a residual was left out: its sum has one term. */
 static enum status pass_gradient(const struct node_operands *o, const struct program_run *run)
 {
-    if (!o->g_in[0].data) return OK;
-    if (o->g_in[0].add)
-        return run->ops->accumulate(o->g_in[0].data, o->g_out.data, tensor_count(o->g_out),
-                                    run->stream);
-    return run->ops->copy(o->g_in[0].data, o->g_out.data, tensor_bytes(o->g_out), run->stream);
+    return run->ops->add_bwd(o->g_in[0], tensor_none(), o->g_out, run->stream);
 }
 
 static enum status run_backward(const struct program *p, int node, const struct program_run *run)
@@ -673,7 +697,7 @@ static enum status run_backward(const struct program *p, int node, const struct 
 
     if (!off(run, n->branch)) {
         for (int i = 0; i < n->n_in; i++) {
-            o.in[i] = resolve(p, n->in[i], run, false);
+            o.in[i] = resolve_in(p, n, i, run, false);
             o.g_in[i] = resolve_grad(p, n->in[i], run, b->add[i]);
         }
         for (int i = 0; i < n->n_out; i++) o.out[i] = resolve(p, n->out[i], run, false);
@@ -718,6 +742,8 @@ enum status program_plan(struct program *p, const struct ops *ops, enum program_
     const struct program_run dry = { .ops = ops, .stream = &s };
 
     ASSERT(!p->planned);
+    if (p->compute == BF16 && !ops->bf16)
+        FAIL(E_CONFIG, "device %s computes in f32 only; say run.precision=f32 or auto", ops->name);
     p->backward = calloc((size_t)p->n_nodes + 1, sizeof *p->backward);
     if (!p->backward) FAIL(E_MEMORY, "a program's backward list");
     if (mode == PROGRAM_TRAIN) plan_backward(p);
@@ -785,7 +811,7 @@ static void cost_of(const struct program *p, int node, bool backward, struct pro
     struct node_operands o = { 0 };
     double here, reference;
 
-    for (int i = 0; i < n->n_in; i++) o.in[i] = resolve(p, n->in[i], &none, true);
+    for (int i = 0; i < n->n_in; i++) o.in[i] = resolve_in(p, n, i, &none, true);
     for (int i = 0; i < n->n_out; i++) o.out[i] = resolve(p, n->out[i], &none, true);
     kind->macs(n, &o, &here, &reference);
     /* the field counts a backward pass as two forward ones */

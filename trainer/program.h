@@ -4,6 +4,10 @@
  * block), recomputation, the moment each parameter's gradient is complete, and the count of FLOPs and bytes. Nobody
  * writes a model's backward by hand.
  *
+ * A program computes in F32 or in BF16 (the rule of precision: kernels/ops.h). In BF16, values that lie in its block and their
+ * gradients are BF16 unless an op says otherwise, weights of products are read from a BF16 copy of the parameter buffer, and
+ * gradients of parameters and externals stay F32.
+ *
  * Values are ints: indices of what a program knows. A value is a parameter, an external (the caller's memory, bound
  * before a run), or lives in the program's block; a view shares another value's memory and gradient.
  * Builders cannot fail softly: a full table or a wrong value is a programmer error; shapes are checked by
@@ -50,8 +54,10 @@ struct node {
 
 struct program;
 
-enum status program_create(struct program **p) MUST_CHECK;
+/* compute: F32 or BF16. */
+enum status program_create(struct program **p, enum dtype compute) MUST_CHECK;
 void program_destroy(struct program *p);
+enum dtype program_compute(const struct program *p);
 
 /* ---- building ------------------------------------------------------------------------------- */
 /* External memory. wants_grad: backward adds to the gradient bound for it. */
@@ -86,7 +92,7 @@ int program_prompt_tokens(struct program *p, int coords, int labels, int n_point
 int program_residual(struct program *p, int x, int b, int scale, int key, float dropout,
                      int64_t salt);
 int program_add(struct program *p, int a, int b);
-int program_slice(struct program *p, int x, int64_t first, int64_t n);
+int program_slice(struct program *p, int x, int64_t first, int64_t n, enum dtype dtype);
 int program_mask_product(struct program *p, const int *h, int n_h, int u);
 
 /* A result: kept until the next forward pass, its gradient given by the caller. */
@@ -113,8 +119,9 @@ int64_t program_scratch(const struct program *p); /* of an op's scratch at most 
 struct program_run {
     const struct ops *ops;
     struct stream *stream;
-    void *block;                                   /* program_bytes, ARENA_ALIGN-aligned */
-    float *params, *grads;                         /* flat buffers; grads are added to */
+    void *block;           /* program_bytes, ARENA_ALIGN-aligned */
+    float *params, *grads; /* flat buffers; grads are added to */
+    uint16_t *params16; /* what products read when computing in BF16: params, rounded; else NULL */
     const uint8_t *branch_off;                     /* by branch: not computed; NULL: all on */
     void (*param_ready)(void *context, int index); /* after its last contribution; may be NULL */
     void *context;

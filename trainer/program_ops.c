@@ -234,18 +234,18 @@ enum { X0 = 1, X1 = 2, X2 = 4, X3 = 8, ALL = 0xFFFF };
 
 /* clang-format off */
 const struct node_kind node_kinds[NODE_OP_COUNT] = {
-    [NODE_LINEAR] =          { "linear", X0 | X1, X0 | X1, linear_forward, linear_backward, linear_macs, 2 },
-    [NODE_PATCH_CONV] =      { "patch_conv", X0 | X1, X0 | X1, patch_conv_forward, patch_conv_backward, conv_macs, 2 },
-    [NODE_CONV3X3] =         { "conv3x3", X0 | X1, 0, conv3x3_forward, conv3x3_backward, conv_macs, 2 },
-    [NODE_UPCONV] =          { "upconv", X0 | X1, X0 | X1, upconv_forward, upconv_backward, linear_macs, 2 },
-    [NODE_LAYERNORM] =       { "layernorm", X0 | X1 | X2, X1 | X2, layernorm_forward, layernorm_backward, no_macs, 0 },
-    [NODE_ATTENTION] =       { "attention", X0 | X1 | X2 | X3, X0 | X1, attention_forward, attention_backward, attention_macs, 2.5 },
-    [NODE_CROSS_ATTENTION] = { "cross_attention", X0 | X1 | X2 | X3, X0 | X1, cross_attention_forward, cross_attention_backward, cross_attention_macs, 2.5 },
-    [NODE_PROMPT_TOKENS] =   { "prompt_tokens", X1 | X2, 0, prompt_tokens_forward, prompt_tokens_backward, no_macs, 0 },
-    [NODE_RESIDUAL] =        { "residual", X2 | X3, 0, residual_forward, residual_backward, no_macs, 0 },
-    [NODE_ADD] =             { "add", 0, 0, add_forward, add_backward, no_macs, 0 },
-    [NODE_SLICE] =           { "slice", 0, 0, slice_forward, slice_backward, no_macs, 0 },
-    [NODE_MASK_PRODUCT] =    { "mask_product", ALL, 0, mask_product_forward, mask_product_backward, mask_product_macs, 2 },
+    [NODE_LINEAR] =          { "linear", X1, X0 | X1, X0 | X1, linear_forward, linear_backward, linear_macs, 2 },
+    [NODE_PATCH_CONV] =      { "patch_conv", X1, X0 | X1, X0 | X1, patch_conv_forward, patch_conv_backward, conv_macs, 2 },
+    [NODE_CONV3X3] =         { "conv3x3", X1, X0 | X1, 0, conv3x3_forward, conv3x3_backward, conv_macs, 2 },
+    [NODE_UPCONV] =          { "upconv", X1, X0 | X1, X0 | X1, upconv_forward, upconv_backward, linear_macs, 2 },
+    [NODE_LAYERNORM] =       { "layernorm", 0, X0 | X1 | X2, X1 | X2, layernorm_forward, layernorm_backward, no_macs, 0 },
+    [NODE_ATTENTION] =       { "attention", 0, X0 | X1 | X2 | X3, X0 | X1, attention_forward, attention_backward, attention_macs, 2.5 },
+    [NODE_CROSS_ATTENTION] = { "cross_attention", 0, X0 | X1 | X2 | X3, X0 | X1, cross_attention_forward, cross_attention_backward, cross_attention_macs, 2.5 },
+    [NODE_PROMPT_TOKENS] =   { "prompt_tokens", 0, X1 | X2, 0, prompt_tokens_forward, prompt_tokens_backward, no_macs, 0 },
+    [NODE_RESIDUAL] =        { "residual", 0, X2 | X3, 0, residual_forward, residual_backward, no_macs, 0 },
+    [NODE_ADD] =             { "add", 0, 0, 0, add_forward, add_backward, no_macs, 0 },
+    [NODE_SLICE] =           { "slice", 0, 0, 0, slice_forward, slice_backward, no_macs, 0 },
+    [NODE_MASK_PRODUCT] =    { "mask_product", 0, ALL, 0, mask_product_forward, mask_product_backward, mask_product_macs, 2 },
 };
 /* clang-format on */
 

@@ -13,6 +13,7 @@ struct node_operands {
 
 struct node_kind {
     const char *name;
+    uint32_t products;            /* bit i: in[i] is a weight of a product */
     uint32_t reads_in, reads_out; /* bit i: backward reads in[i] / out[i]; see node_reads_out */
     enum status (*forward)(const struct node *n, const struct ops *ops, struct node_operands *o,
                            struct stream *s);

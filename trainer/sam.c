@@ -38,7 +38,7 @@ static enum status create_encoder(struct sam *s)
     struct model m;
     enum status e;
 
-    TRY(program_create(&s->encoder));
+    TRY(program_create(&s->encoder, s->compute));
     TRY(model_create(&m, s->config, &s->params, s->encoder, s->train));
     image_encoder_build(&m, 1, false, &s->encoder_at);
     e = program_plan(s->encoder, s->ops, s->train ? PROGRAM_TRAIN : PROGRAM_FORWARD,
@@ -61,7 +61,7 @@ static enum status create_decoder(struct sam *s, int round)
         .first_mask = round_shapes[round].first_mask,
         .n_out = round_shapes[round].n_out,
     };
-    TRY(program_create(&d->program));
+    TRY(program_create(&d->program, s->compute));
     TRY(model_create(&m, s->config, &s->params, d->program, s->train));
     mask_decoder_build(&m, &d->shape, false, &d->at);
     e = program_plan(d->program, s->ops, s->train ? PROGRAM_TRAIN : PROGRAM_FORWARD, false);
@@ -116,6 +116,7 @@ static void carve(struct sam *s)
 
     s->memory_bytes = 0;
     s->weights = piece(s, s->params.n_floats * (int64_t)sizeof(float));
+    s->weights16 = s->compute == BF16 ? piece(s, s->params.n_floats * 2) : NULL;
     s->encoder_block = piece(s, program_bytes(s->encoder));
     s->decoder_block = piece(s, s->decoder_bytes * s->n_rounds_kept);
     s->stream.scratch_bytes = scratch_bytes(s);
@@ -123,16 +124,21 @@ static void carve(struct sam *s)
     s->pixels_u8 = tensor_4d(NULL, U8, 1, S, S, 3);
     s->pixels_f32 = tensor_4d(NULL, F32, 1, S, S, 3);
     s->pixels_size = tensor_2d(NULL, I32, 1, 2);
-    s->embedding = tensor_4d(NULL, F32, 1, H, H, C);
+    s->embedding = tensor_4d(NULL, s->compute, 1, H, H, C);
     s->d_embedding = tensor_4d(NULL, F32, 1, H, H, C);
-    s->image_pe = tensor_3d(NULL, F32, H, H, C);
+    s->image_pe_f32 = tensor_3d(NULL, F32, H, H, C);
     s->drop_scale = tensor_1d(NULL, F32, 2 * s->config->model_depth);
     take(s, &s->pixels_u8);
     take(s, &s->pixels_f32);
     take(s, &s->pixels_size);
     take(s, &s->embedding);
     take(s, &s->d_embedding);
-    take(s, &s->image_pe);
+    take(s, &s->image_pe_f32);
+    s->image_pe = s->image_pe_f32;
+    if (s->compute != F32) {
+        s->image_pe.dtype = s->compute;
+        take(s, &s->image_pe);
+    }
     take(s, &s->drop_scale);
     for (int i = 0; i < s->n_rounds_kept; i++) carve_prompts(s, s->prompts + i);
 }
@@ -166,9 +172,21 @@ static enum status plan_others(struct sam *s)
     return OK;
 }
 
+enum status sam_precision(const struct config *c, const struct ops *ops, enum dtype *compute)
+{
+    static const char *const names[] = { "auto", "f32", "bf16" };
+
+    if (c->run_precision == 2 && !ops->bf16)
+        FAIL(E_CONFIG, "run.precision is %s, but device %s computes in f32 only; say f32 or auto",
+             names[c->run_precision], ops->name);
+    *compute = c->run_precision == 2 || (c->run_precision == 0 && ops->bf16) ? BF16 : F32;
+    return OK;
+}
+
 static enum status create(struct sam *s)
 {
     TRY(s->ops->open());
+    TRY(sam_precision(s->config, s->ops, &s->compute));
     TRY(params_create(&s->params, s->config));
     TRY(create_encoder(s));
     for (int i = 0; i < SAM_ROUNDS; i++)
@@ -228,8 +246,12 @@ enum status sam_weights_changed(struct sam *s)
         params_find(&s->params, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix");
     const struct param *g = s->params.at + i;
 
-    return s->ops->posenc_grid(
-        s->image_pe, tensor_2d(s->weights + g->offset, F32, g->dim[0], g->dim[1]), &s->stream);
+    TRY(s->ops->posenc_grid(
+        s->image_pe_f32, tensor_2d(s->weights + g->offset, F32, g->dim[0], g->dim[1]), &s->stream));
+    if (s->compute == F32) return OK;
+    TRY(s->ops->cast(s->image_pe, s->image_pe_f32, &s->stream));
+    return s->ops->cast(tensor_1d(s->weights16, BF16, s->params.n_floats),
+                        tensor_1d(s->weights, F32, s->params.n_floats), &s->stream);
 }
 
 static struct program_run run_of(struct sam *s, void *block, float *grads, bool encoder)
@@ -239,6 +261,7 @@ static struct program_run run_of(struct sam *s, void *block, float *grads, bool 
         .stream = &s->stream,
         .block = block,
         .params = s->weights,
+        .params16 = s->weights16,
         .grads = grads,
         .branch_off = encoder && s->encoder_at.drop_scale != PROGRAM_NONE ? s->branch_off : NULL,
         .profile = !s->profiling ? NULL
@@ -327,6 +350,9 @@ enum status sam_encode_backward(struct sam *s, float *grads, void (*param_ready)
 
     run.param_ready = param_ready;
     run.context = context;
-    TRY(s->ops->copy(out.data, s->d_embedding.data, tensor_bytes(out), &s->stream));
+    if (s->compute == F32)
+        TRY(s->ops->copy(out.data, s->d_embedding.data, tensor_bytes(out), &s->stream));
+    else
+        TRY(s->ops->cast(out, s->d_embedding, &s->stream));
     return program_backward(s->encoder, &run);
 }

@@ -40,7 +40,9 @@ struct sam {
     int64_t M, P, H;   /* masks a chunk, prompt slots, side of the token grid */
     int n_rounds_kept; /* decoder blocks: the rounds when back-propagating through them, else 1 */
 
-    float *weights; /* (params.n_floats) device; owned */
+    enum dtype compute;  /* F32 or BF16: of activations and products */
+    float *weights;      /* (params.n_floats) device; owned */
+    uint16_t *weights16; /* the same, rounded, when computing in BF16; else NULL */
     struct program *encoder;
     struct image_encoder encoder_at;
     struct sam_decoder decoder[SAM_ROUNDS];
@@ -50,9 +52,11 @@ struct sam {
     int64_t memory_bytes;
 
     struct tensor pixels_u8, pixels_f32, pixels_size; /* (1,S,S,3) u8; normalized f32; (1,2) i32 */
-    struct tensor embedding, d_embedding, image_pe;   /* (1,H,W,C) twice, (H,W,C) */
-    struct tensor drop_scale;                         /* (2·depth) f32 */
-    uint8_t branch_off[2 * 256];                      /* host: this image's dropped branches */
+    struct tensor embedding, d_embedding,
+        image_pe;                /* (1,H,W,C) twice, (H,W,C); the gradient is F32 */
+    struct tensor image_pe_f32;  /* image_pe itself when computing in F32 */
+    struct tensor drop_scale;    /* (2·depth) f32 */
+    uint8_t branch_off[2 * 256]; /* host: this image's dropped branches */
     struct sam_prompts *prompts; /* (n_rounds_kept): backward reads each round's own */
     struct program_profile encoder_profile, decoder_profile;
     bool profiling;
@@ -64,7 +68,11 @@ enum status sam_create(struct sam **s, const struct config *c, const struct ops 
                        int64_t points, int64_t scratch, bool train) MUST_CHECK;
 void sam_destroy(struct sam *s);
 
-/* After the weights changed in ways that touch the Fourier matrix (loading, initializing). */
+/* What a configuration means by run.precision on that device; E_CONFIG where it cannot. */
+enum status sam_precision(const struct config *c, const struct ops *ops,
+                          enum dtype *compute) MUST_CHECK;
+
+/* After the weights were written other than by AdamW: loaded or initialized. */
 enum status sam_weights_changed(struct sam *s) MUST_CHECK;
 
 /* pixels (S,S,3) u8 on the host, the image at the top left rows × cols. */

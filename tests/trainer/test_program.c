@@ -19,7 +19,7 @@ static void views_begin_where_they_say(const struct ops *ops)
     const float *z;
     int in, sum, last, out;
 
-    CHECK(program_create(&p) == OK);
+    CHECK(program_create(&p, F32) == OK);
     in = PROGRAM_INPUT(p, F32, false, N, C);
     sum = program_add(p, in, in);
     last = program_view(p, sum, (N - 1) * C, 2, row);
@@ -48,7 +48,7 @@ static void memory_is_used_again(void)
     struct program *p;
     int x;
 
-    CHECK(program_create(&p) == OK);
+    CHECK(program_create(&p, F32) == OK);
     x = PROGRAM_INPUT(p, F32, false, N, C);
     for (int i = 0; i < 20; i++) x = program_add(p, x, x);
     program_output(p, x);
