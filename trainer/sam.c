@@ -169,6 +169,7 @@ static enum status plan_others(struct sam *s)
 static enum status create(struct sam *s)
 {
     TRY(s->ops->open());
+    s->stream.queue = s->ops->queue();
     TRY(params_create(&s->params, s->config));
     TRY(create_encoder(s));
     for (int i = 0; i < SAM_ROUNDS; i++)
