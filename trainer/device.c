@@ -22,18 +22,15 @@ enum status device_named(const char *name, int *choice)
 /* *id: of the GPU; 0 on hosts. */
 static enum status find(int choice, int local_rank, const struct ops **ops, uint64_t *id)
 {
-    const char *missing;
+    const char *missing, *text;
 
     *id = 0;
     if (choice == DEVICE_AUTO || choice == DEVICE_CUDA) {
         plugin_set_local_rank(local_rank);
         *ops = ops_find("cuda");
-        if (*ops)
-            log_root("device: %s", plugin_table()->device(id));
-        else if (choice == DEVICE_CUDA)
-            FAIL(E_NO_DEVICE, "device cuda: %s", plugin_reason());
-        else
-            log_root("device: the CPU, since %s", plugin_reason());
+        text = *ops ? plugin_table()->device(id) : plugin_reason();
+        if (!*ops && choice == DEVICE_CUDA) FAIL(E_NO_DEVICE, "device cuda: %s", text);
+        log_root("device: %s%s", *ops ? "" : "the CPU, since ", text);
         if (!*ops) choice = DEVICE_CPU;
     }
     if (choice != DEVICE_AUTO && choice != DEVICE_CUDA) *ops = ops_find(names[choice]);
