@@ -1,5 +1,7 @@
 #include "kernels/ops.h"
 
+#include "kernels/plugin.h"
+
 #include <string.h>
 
 /* There in the executables that contain tests/emu, NULL in all others. */
@@ -11,7 +13,7 @@ const struct ops *ops_find(const char *name)
 {
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
         if (backends[i] && strcmp(backends[i]->name, name) == 0) return backends[i];
-    return NULL;
+    return strcmp(name, "cuda") == 0 ? plugin_ops() : NULL;
 }
 
 int ops_missing(const struct ops *be, const char **first)

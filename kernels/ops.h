@@ -80,9 +80,12 @@ extern "C" {
 struct ops {
     const char *name;
     bool bf16; /* ops take activations and weights of products in BF16; else all of it is F32 */
+    bool host_memory; /* device memory is the host's: host code may touch it by pointer */
 
-    /* memory and stream verbs; on a CPU, device memory is host memory */
-    enum status (*open)(void);                     /* OK when usable here; local */
+    /* memory and stream verbs, for one host thread. put: the host's bytes may change as soon as it
+     * returns. get: complete on return. All others only join the queue; sync waits for it. */
+    enum status (*open)(void); /* OK when usable here; local; may be repeated */
+    void *(*queue)(void);      /* of struct stream: the open device's, or NULL */
     enum status (*alloc)(void **p, int64_t bytes); /* zero-filled, ARENA_ALIGN-aligned */
     void (*free)(void *p);                         /* NULL is allowed */
     enum status (*put)(void *dev, const void *host, int64_t bytes, struct stream *s);
@@ -100,7 +103,8 @@ struct ops {
 
 extern const struct ops ops_ref, ops_cpu;
 
-/* The table of that name ("ref", "cpu"), or NULL. */
+/* The table of that name ("ref", "cpu"; "cuda" where kernels/plugin.h finds its module and a GPU),
+ * or NULL. */
 const struct ops *ops_find(const char *name);
 
 /* How many members of the table are NULL; the first one's name into *first when not 0. */

@@ -6,6 +6,7 @@
 #include "kernels/base/clock.h"
 #include "trainer/bench_slots.h"
 #include "trainer/cost.h"
+#include "trainer/device.h"
 #include "trainer/learner.h"
 #include "trainer/median.h"
 
@@ -14,6 +15,7 @@ enum { WARM_UP = 3, TIMEOUT_MS = 60000 };
 struct bench {
     const struct config *c;
     struct comm *comm;
+    const struct ops *ops;
     struct learner learner;
     struct shard_set *set;
     struct loader *loader;
@@ -46,9 +48,10 @@ static enum status create(struct bench *b, const char *data)
     if (b->comm->n_ranks > 1)
         FAIL(E_USAGE, "bench times one rank, not %d: start it without mpirun or srun",
              b->comm->n_ranks);
-    TRY(learner_create(&b->learner, c, &ops_cpu, b->comm));
-    params_initialize(&b->learner.sam->params, 0, b->learner.sam->weights);
-    TRY(sam_weights_changed(b->learner.sam));
+    TRY(device_open(&(struct device_options){ .choice = c->run_device }, b->comm, &b->ops));
+    TRY(learner_create(&b->learner, c, b->ops, b->comm));
+    params_initialize(&b->learner.sam->params, 0, b->learner.host[0]);
+    TRY(learner_from_host(&b->learner));
     if (!data) return bench_slots_create(&b->made_up, c);
     TRY(shard_set_open(&b->set, data));
     return loader_create(&b->loader,
@@ -108,6 +111,7 @@ static enum status step(struct bench *b, int64_t timed)
     TRY(learner_sum(&b->learner, &norm, &exposed));
     sums = clock_lap(&since);
     TRY(learner_update(&b->learner, 1 / (masks > 0 ? masks : 1), b->at, b->at + 1));
+    TRY(b->ops->sync(&b->learner.sam->stream));
     optimizer = clock_lap(&since);
     b->at++;
     if (timed < 0) return OK;
@@ -174,10 +178,15 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
     for (int i = 0; i < BENCH_N_PHASES; i++)
         if (!b->seconds[i] || !b->step) FAIL(E_MEMORY, "times of %zu steps", n);
     for (int i = 0; i < WARM_UP; i++) TRY(step(b, -1));
+    out->device = b->ops->name;
+    out->on_host = b->ops->host_memory;
     for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));
     out->step_seconds = median(b->step, out->n_timed);
     out->step_min = b->step[0];
     out->step_max = b->step[out->n_timed - 1];
+    objective_time(b->learner.objective, true);
+    if (!out->on_host) /* the parts of other steps, which wait for each part: a little longer in all */
+        for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));
     for (int i = 0; i < BENCH_N_PHASES; i++) out->phase[i] = median(b->seconds[i], out->n_timed);
     return ops ? profile(b, out) : OK;
 }

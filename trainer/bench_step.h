@@ -2,6 +2,8 @@
 #ifndef TRAINER_BENCH_STEP_H
 #define TRAINER_BENCH_STEP_H
 
+#include <stdbool.h>
+
 #include "trainer/config.h"
 #include "trainer/program.h"
 
@@ -32,6 +34,8 @@ struct bench_step {
     int64_t n_timed;             /* in */
     double phase[BENCH_N_PHASES], step_seconds, step_min, step_max; /* out: seconds; medians */
     double flops, flops_reference;                                  /* out: of a step */
+    const char *device;                                             /* out: the backend's name */
+    bool on_host;            /* out: it computes on the CPU whose limits can be measured */
     double profiled_seconds; /* out: of a step while single ops were timed */
     struct bench_op op[BENCH_N_PARTS][NODE_OP_COUNT];
 };

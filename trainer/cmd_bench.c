@@ -13,23 +13,28 @@
 #include "trainer/config.h"
 #include "trainer/options.h"
 
-/* What the machine can do, measured in the same run as everything it is compared with. */
+/* What the machine can do, measured in the same run as everything it is compared with; 0 on devices where it is not. */
 struct limits {
     double flops, bandwidth;
     int threads;
 };
 
-static enum status measure_limits(struct limits *l)
+static enum status measure_limits(struct limits *l, bool on_host)
 {
-    l->threads = omp_get_max_threads();
+    *l = (struct limits){ .threads = omp_get_max_threads() };
+    if (!on_host) return OK;
     l->flops = peak_flops();
     l->bandwidth = peak_bandwidth();
     if (l->bandwidth <= 0) FAIL(E_MEMORY, "no 192 MiB to measure the memory's speed with");
     return OK;
 }
 
-static void print_limits(const struct limits *l)
+static void print_limits(const struct limits *l, const char *device)
 {
+    if (l->flops <= 0) {
+        printf("device %s: its limits are not measured here\n\n", device);
+        return;
+    }
     printf("machine: %d threads, %.1f GFLOP/s of f32 multiply-adds, %.1f GB/s of memory, measured "
            "now\n\n",
            l->threads, l->flops / 1e9, l->bandwidth / 1e9);
@@ -51,13 +56,15 @@ static void print_step(const struct bench_step *b, const struct limits *l)
     printf("  %-18s %9.1f ms   median; %.1f … %.1f\n", "step", 1e3 * s, 1e3 * b->step_min,
            1e3 * b->step_max);
     printf("  %.2f images/s, %.0f mask-iterations/s\n", n / s, iterations / s);
-    printf("  %.1f GFLOP/s done here, %.1f %% of the multiply-add peak; %.1f GFLOP/s of the "
-           "reference's\n",
-           b->flops / s / 1e9, 100 * b->flops / s / l->flops, b->flops_reference / s / 1e9);
+    printf("  %.1f GFLOP/s done here; %.1f GFLOP/s of the reference's\n", b->flops / s / 1e9,
+           b->flops_reference / s / 1e9);
+    if (l->flops > 0) printf("  %.1f %% of the multiply-add peak\n", 100 * b->flops / s / l->flops);
 }
 
 static void print_ops(const struct bench_step *b, const struct limits *l)
 {
+    const double none = NAN;
+
     printf("\n%-6s %-16s %8s %9s %6s %10s %7s %8s %7s\n", "", "op", "calls", "ms/step", "share",
            "GFLOP/s", "peak", "GB/s", "memory");
     for (int part = 0; part < BENCH_N_PARTS; part++)
@@ -68,8 +75,10 @@ static void print_ops(const struct bench_step *b, const struct limits *l)
             printf("%-6s %-16s %8.0f %9.2f %5.1f%% %10.1f %6.1f%% %8.1f %6.1f%%\n",
                    bench_part_name((enum bench_part)part), program_op_name((enum node_op)op),
                    k->calls, 1e3 * k->seconds, 100 * k->seconds / b->profiled_seconds,
-                   k->flops / k->seconds / 1e9, 100 * k->flops / k->seconds / l->flops,
-                   k->bytes / k->seconds / 1e9, 100 * k->bytes / k->seconds / l->bandwidth);
+                   k->flops / k->seconds / 1e9,
+                   l->flops > 0 ? 100 * k->flops / k->seconds / l->flops : none,
+                   k->bytes / k->seconds / 1e9,
+                   l->flops > 0 ? 100 * k->bytes / k->seconds / l->bandwidth : none);
         }
     printf("bytes count every operand once, wherever it lies: above 100 %% of memory it lay in a "
            "cache\n");
@@ -103,19 +112,27 @@ static json_t *ops_object(const struct bench_step *b)
     return list;
 }
 
+/* null where there is no limit to compare with. */
+static json_t *number(double v)
+{
+    return v > 0 ? json_real(v) : json_null();
+}
+
 static enum status step_json(const struct bench_step *b, const struct limits *l)
 {
     json_t *phases = json_object();
 
     for (int i = 0; phases && i < BENCH_N_PHASES; i++)
         json_object_set_new(phases, bench_phase_name((enum bench_phase)i), json_real(b->phase[i]));
-    return dump(json_pack(
-        "{s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "model",
-        b->config->model_name, "threads", l->threads, "peak_flops", l->flops, "peak_bandwidth",
-        l->bandwidth, "step_seconds", b->step_seconds, "step_min", b->step_min, "step_max",
-        b->step_max, "images_per_second", (double)b->config->train_batch / b->step_seconds, "flops",
-        b->flops, "flops_reference", b->flops_reference, "peak_share",
-        b->flops / b->step_seconds / l->flops, "phases", phases, "ops", ops_object(b)));
+    return dump(json_pack("{s:s, s:s, s:i, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o}",
+                          "model", b->config->model_name, "device", b->device, "threads",
+                          l->threads, "peak_flops", number(l->flops), "peak_bandwidth",
+                          number(l->bandwidth), "step_seconds", b->step_seconds, "step_min",
+                          b->step_min, "step_max", b->step_max, "images_per_second",
+                          (double)b->config->train_batch / b->step_seconds, "flops", b->flops,
+                          "flops_reference", b->flops_reference, "peak_share",
+                          number(l->flops > 0 ? b->flops / b->step_seconds / l->flops : 0),
+                          "phases", phases, "ops", ops_object(b)));
 }
 
 /* ---- loader --------------------------------------------------------------------------------- */
@@ -193,10 +210,10 @@ enum status cmd_bench(int argc, char **argv)
     if (!ops && strcmp(arguments[0], "step") != 0)
         FAIL(E_USAGE, "bench knows step, ops and loader, not \"%s\"", arguments[0]);
     TRY(config_load(&c, arguments[1], arguments + 2, n - 2));
-    TRY(measure_limits(&l));
     TRY(bench_step_run(&step, ops));
+    TRY(measure_limits(&l, step.on_host));
     if (json) return step_json(&step, &l);
-    print_limits(&l);
+    print_limits(&l, step.device);
     print_step(&step, &l);
     if (ops) print_ops(&step, &l);
     return OK;

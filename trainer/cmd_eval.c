@@ -8,12 +8,14 @@
 #include "kernels/base/log.h"
 #include "trainer/command.h"
 #include "trainer/config.h"
+#include "trainer/device.h"
 #include "trainer/eval.h"
 #include "trainer/options.h"
 #include "trainer/weights.h"
 
 struct evaluation {
     struct eval_options o;
+    struct device_options device;
     struct config config;
     struct shard_set *set, *train_set;
     struct comm *comm;
@@ -83,6 +85,7 @@ static enum status evaluate(struct evaluation *e, const char *path)
 {
     TRY(signals_release());
     TRY(comm_create(&e->comm, e->config.run_timeout_s * 1000));
+    TRY(device_open(&e->device, e->comm, &e->o.ops));
     if (e->comm->rank == 0 && isatty(STDERR_FILENO)) e->o.progress = progress;
     if (e->o.median_area <= 0)
         TRY(eval_median_area(e->train_set ? e->train_set : e->set, &e->config, &e->o.median_area));
@@ -113,13 +116,17 @@ static enum status evaluate(struct evaluation *e, const char *path)
 enum status cmd_eval(int argc, char **argv)
 {
     struct evaluation e = { .o.max_clicks = EVAL_CLICKS, .o.n_overlays = 8 };
-    const char *config = NULL, *train = NULL;
+    const char *config = NULL, *train = NULL, *device = "auto";
     int64_t clicks = EVAL_CLICKS, min_pixels = -1;
     double min_area = -1, max_area = -1;
     bool done = false;
     const struct option_row rows[] = {
         { "config", 'c', OPTION_TEXT, &config, 0, 0, "FILE",
           "the model's, when the weights bring none" },
+        { "device", 0, OPTION_TEXT, &device, 0, 0, "NAME",
+          "auto, cpu, ref, cuda or emu, as run.device" },
+        { "share-gpu", 0, OPTION_FLAG, &e.device.share_gpu, 0, 0, NULL,
+          "several ranks may compute on one GPU" },
         { "clicks", 0, OPTION_INT, &clicks, 1, EVAL_CLICKS, "N", "clicks at most" },
         { "max-images", 0, OPTION_INT, &e.o.max_images, 0, 1e12, "N",
           "the first N images; 0: all" },
@@ -166,6 +173,7 @@ enum status cmd_eval(int argc, char **argv)
 
     TRY(options_parse(&spec, argc, argv, &arguments, &n, &done));
     if (done) return OK;
+    TRY(device_named(device, &e.device.choice));
     if (config)
         TRY(config_load(&e.config, config, NULL, 0));
     else
@@ -175,7 +183,6 @@ enum status cmd_eval(int argc, char **argv)
     if (min_pixels >= 0) e.config.data_min_pixels = min_pixels;
     if (e.blind) e.config.data_blind = true;
     e.o.config = &e.config;
-    e.o.ops = &ops_cpu;
     e.o.max_clicks = (int)clicks;
     s = shard_set_open(&e.set, arguments[1]);
     if (s == OK && train) s = shard_set_open(&e.train_set, train);

@@ -96,8 +96,9 @@ struct config_list {
     INT(optim, bad_steps, 3, 0, 1000,                                                              \
         "non-finite steps skipped in a row before the run stops as diverged")                      \
     TEXT(run, folder, "", "where the run lives; empty: runs/<config's name>")                      \
-    CHOICE(run, device, "auto", "auto|cpu|ref|emu",                                                \
-           "where ops run; emu: only in the tests' samforge_emu")                                  \
+    CHOICE(run, device, "auto", "auto|cpu|ref|cuda|emu",                                           \
+           "where ops run; auto: the GPU, else the CPU; emu: only in samforge_emu")                \
+    FLAG(run, share_gpu, false, "several ranks may compute on one GPU")                            \
     CHOICE(run, precision, "auto", "auto|f32|bf16",                                                \
            "of activations and products; auto: bf16 where the device has it, else f32")            \
     INT(run, threads, 0, 0, 1024,                                                                  \

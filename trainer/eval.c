@@ -15,9 +15,11 @@
 #include "data_pipeline/picture.h"
 #include "data_pipeline/rle.h"
 #include "kernels/base/arena.h"
+#include "kernels/base/check.h"
 #include "trainer/eval_trivial.h"
 #include "trainer/median.h"
 #include "trainer/overlay.h"
+#include "trainer/staging.h"
 
 #define EVAL_KEY(member, text) #member,
 static const char *const keys[EVAL_N_SCORES] = { EVAL_SCORES(EVAL_KEY) };
@@ -35,6 +37,17 @@ struct worker {
     int64_t n_full, n_scratch;
 };
 
+enum { CHUNK_ROOMS = 5 };
+
+/* A chunk's prompts and answers, for the host: the model's own memory, or copies of it. */
+struct chunk_memory {
+    float *coords;                         /* (M,P,2) */
+    int32_t *labels, *n_points, *n_tokens; /* (M,P) (M) (M) */
+    float *mask;                           /* (M,L,L), fed back */
+    void *logits_room, *iou_room;          /* (M,K,L,L) (M,K) f32 */
+    void *room[CHUNK_ROOMS];               /* of the copies; owned */
+};
+
 /* One mask of the image at hand. */
 struct target {
     uint8_t *truth, *guess; /* (h,w); in eval.pixels */
@@ -47,6 +60,8 @@ struct target {
 struct eval {
     struct eval_options o;
     struct sam *sam;
+    const struct ops *host_ops; /* turn logits into pixels, mask by mask on all threads */
+    struct chunk_memory chunk;
     struct worker *worker;
     int n_workers;
     struct shard_buffer record_bytes;
@@ -96,6 +111,32 @@ static enum status room(void *list, int64_t *have, int64_t n, int64_t size)
     return OK;
 }
 
+/* The host's side of tensor t: t itself, or room for a copy. */
+static enum status host_side(struct eval *e, struct tensor t, int room, void *of)
+{
+    void *p;
+
+    TRY(staging_room(e->o.ops, tensor_bytes(t), &e->chunk.room[room]));
+    p = e->chunk.room[room] ? e->chunk.room[room] : t.data;
+    memcpy(of, &p, sizeof p); /* of is the address of some pointer, of whatever type */
+    return OK;
+}
+
+static enum status create_chunk(struct eval *e)
+{
+    const struct sam *s = e->sam;
+    const struct sam_prompts *p = s->prompts;
+    const int64_t logits = tensor_bytes(p->mask) * MASK_TOKENS, iou = s->M * MASK_TOKENS * 4;
+
+    TRY(host_side(e, p->coords, 0, &e->chunk.coords));
+    TRY(host_side(e, p->labels, 1, &e->chunk.labels));
+    TRY(host_side(e, p->n_points, 2, &e->chunk.n_points));
+    TRY(host_side(e, p->n_tokens, 3, &e->chunk.n_tokens));
+    TRY(host_side(e, p->mask, 4, &e->chunk.mask));
+    TRY(staging_room(e->o.ops, logits, &e->chunk.logits_room));
+    return staging_room(e->o.ops, iou, &e->chunk.iou_room);
+}
+
 static enum status create(struct eval *e)
 {
     const struct config *c = e->o.config;
@@ -103,6 +144,8 @@ static enum status create(struct eval *e)
     const int64_t chunk = most > 0 && most < c->train_chunk ? most : c->train_chunk;
 
     TRY(sam_create(&e->sam, c, e->o.ops, chunk, 1 + EVAL_CLICKS, 0, false));
+    e->host_ops = e->o.ops->host_memory ? e->o.ops : &ops_cpu;
+    TRY(create_chunk(e));
     e->n_workers = omp_get_max_threads();
     e->worker = calloc((size_t)e->n_workers, sizeof *e->worker);
     e->frame = calloc((size_t)(S * S), 3);
@@ -141,6 +184,9 @@ void eval_destroy(struct eval *e)
         distance_destroy(&e->worker[i].distance);
     }
     free(e->worker);
+    for (int i = 0; i < CHUNK_ROOMS; i++) free(e->chunk.room[i]);
+    free(e->chunk.logits_room);
+    free(e->chunk.iou_room);
     sam_destroy(e->sam);
     shard_buffer_destroy(&e->record_bytes);
     picture_destroy(&e->decoded);
@@ -158,7 +204,16 @@ enum status eval_weights(struct eval *e, const float *weights)
 {
     struct sam *s = e->sam;
 
-    TRY(s->ops->copy(s->weights, weights, s->params.n_floats * 4, &s->stream));
+    TRY(s->ops->put(s->weights, weights, s->params.n_floats * 4, &s->stream));
+    return sam_weights_changed(s);
+}
+
+enum status eval_weights_of(struct eval *e, const struct sam *from)
+{
+    struct sam *s = e->sam;
+
+    ASSERT(from->ops == s->ops);
+    TRY(s->ops->copy(s->weights, from->weights, s->params.n_floats * 4, &s->stream));
     return sam_weights_changed(s);
 }
 
@@ -249,11 +304,11 @@ static enum status prepare_workers(struct eval *e)
         TRY(room(&k->full, &k->n_full, area, sizeof *k->full));
         TRY(room(&k->guess, &n_guess, area, 1));
         TRY(distance_reserve(&k->distance, e->h, e->w));
-        TRY(e->o.ops->resize_fwd(tensor_3d(NULL, F32, 1, S, S),
-                                 tensor_3d(NULL, F32, 1, 4 * e->sam->H, 4 * e->sam->H),
-                                 4 * e->sam->H, 4 * e->sam->H, &dry));
-        TRY(e->o.ops->resize_fwd(tensor_3d(NULL, F32, 1, e->h, e->w), tensor_3d(NULL, F32, 1, S, S),
-                                 e->new_h, e->new_w, &dry));
+        TRY(e->host_ops->resize_fwd(tensor_3d(NULL, F32, 1, S, S),
+                                    tensor_3d(NULL, F32, 1, 4 * e->sam->H, 4 * e->sam->H),
+                                    4 * e->sam->H, 4 * e->sam->H, &dry));
+        TRY(e->host_ops->resize_fwd(tensor_3d(NULL, F32, 1, e->h, e->w),
+                                    tensor_3d(NULL, F32, 1, S, S), e->new_h, e->new_w, &dry));
         TRY(room(&k->stream.scratch, &k->n_scratch, dry.scratch_need + 1, 1));
         k->stream.scratch_bytes = k->n_scratch;
     }
@@ -266,10 +321,11 @@ static enum status to_pixels(struct eval *e, struct worker *k, const float *logi
 {
     const int64_t S = e->o.config->model_image_size, L = 4 * e->sam->H, area = (int64_t)e->h * e->w;
 
-    TRY(e->o.ops->resize_fwd(tensor_3d(k->frame, F32, 1, S, S),
-                             tensor_3d((void *)(uintptr_t)logits, F32, 1, L, L), L, L, &k->stream));
-    TRY(e->o.ops->resize_fwd(tensor_3d(k->full, F32, 1, e->h, e->w),
-                             tensor_3d(k->frame, F32, 1, S, S), e->new_h, e->new_w, &k->stream));
+    TRY(e->host_ops->resize_fwd(tensor_3d(k->frame, F32, 1, S, S),
+                                tensor_3d((void *)(uintptr_t)logits, F32, 1, L, L), L, L,
+                                &k->stream));
+    TRY(e->host_ops->resize_fwd(tensor_3d(k->full, F32, 1, e->h, e->w),
+                                tensor_3d(k->frame, F32, 1, S, S), e->new_h, e->new_w, &k->stream));
     for (int64_t i = 0; i < area; i++) k->guess[i] = k->full[i] > 0;
     return OK;
 }
@@ -308,20 +364,19 @@ static enum status score(struct eval *e, struct worker *k, struct target *t, str
         if (keep) memcpy(t->guess, k->guess, (size_t)e->h * (size_t)e->w);
     }
     if (keep)
-        memcpy((float *)e->sam->prompts->mask.data + m * L2,
-               (const float *)logits.data + (m * K + chosen) * L2, (size_t)L2 * 4);
+        memcpy(e->chunk.mask + m * L2, (const float *)logits.data + (m * K + chosen) * L2,
+               (size_t)L2 * 4);
     return OK;
 }
 
-/* ---- prompts: host writes, since these backends' device memory is host memory ----------------- */
+/* ---- prompts, on the host's side --------------------------------------------------------------- */
 static void put_point(struct eval *e, int64_t m, int slot, double x, double y, int32_t label)
 {
-    const struct sam_prompts *p = e->sam->prompts;
     const int64_t P = e->sam->P;
 
-    ((float *)p->coords.data)[(m * P + slot) * 2] = (float)x;
-    ((float *)p->coords.data)[(m * P + slot) * 2 + 1] = (float)y;
-    ((int32_t *)p->labels.data)[m * P + slot] = label;
+    e->chunk.coords[(m * P + slot) * 2] = (float)x;
+    e->chunk.coords[(m * P + slot) * 2 + 1] = (float)y;
+    e->chunk.labels[m * P + slot] = label;
 }
 
 /* A click on pixel (x,y) of the original image, in the frame. */
@@ -334,8 +389,8 @@ static void put_click(struct eval *e, int64_t m, int slot, const struct distance
 static void put_counts(struct eval *e, int n_points)
 {
     for (int64_t m = 0; m < e->sam->M; m++) {
-        ((int32_t *)e->sam->prompts->n_points.data)[m] = n_points;
-        ((int32_t *)e->sam->prompts->n_tokens.data)[m] = 1 + MASK_TOKENS + n_points;
+        e->chunk.n_points[m] = n_points;
+        e->chunk.n_tokens[m] = 1 + MASK_TOKENS + n_points;
     }
 }
 
@@ -402,13 +457,44 @@ static enum status score_one(struct eval *e, struct worker *k, int64_t begin, in
     return OK;
 }
 
+/* What the host's side holds to the device, where they are not one. */
+static enum status put_prompts(struct eval *e, bool fed_back)
+{
+    const struct sam_prompts *p = e->sam->prompts;
+    const struct tensor to[CHUNK_ROOMS] = { p->coords, p->labels, p->n_points, p->n_tokens,
+                                            p->mask };
+
+    for (int i = 0; i < (fed_back ? CHUNK_ROOMS : CHUNK_ROOMS - 1); i++)
+        if (e->chunk.room[i])
+            TRY(e->o.ops->put(to[i].data, e->chunk.room[i], tensor_bytes(to[i]), &e->sam->stream));
+    return OK;
+}
+
+/* The answer, where the host can read it. */
+static enum status decode(struct eval *e, enum pass pass, struct tensor *logits,
+                          struct tensor *predicted)
+{
+    const void *l, *p;
+    struct sam *s = e->sam;
+
+    TRY(put_prompts(e, pass == PASS_NEXT));
+    TRY(sam_decode(s, pass == PASS_NEXT ? SAM_NEXT : SAM_FIRST, 0, logits, predicted));
+    TRY(staging_read(s->ops, &s->stream, logits->data, tensor_bytes(*logits), e->chunk.logits_room,
+                     &l));
+    TRY(staging_read(s->ops, &s->stream, predicted->data, tensor_bytes(*predicted),
+                     e->chunk.iou_room, &p));
+    logits->data = (void *)(uintptr_t)l;
+    predicted->data = (void *)(uintptr_t)p;
+    return OK;
+}
+
 static enum status decode_and_score(struct eval *e, int64_t begin, int64_t n, enum pass pass,
                                     int n_clicks)
 {
     struct tensor logits, predicted;
     enum status worst = OK;
 
-    TRY(sam_decode(e->sam, pass == PASS_NEXT ? SAM_NEXT : SAM_FIRST, 0, &logits, &predicted));
+    TRY(decode(e, pass, &logits, &predicted));
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t m = 0; m < n; m++) {
         const enum status s = score_one(e, e->worker + omp_get_thread_num(), begin, m, pass,

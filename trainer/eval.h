@@ -68,8 +68,9 @@ struct eval;
 enum status eval_create(struct eval **e, const struct eval_options *o) MUST_CHECK;
 void eval_destroy(struct eval *e);
 
-/* The weights to score, in the layout of params.h. */
+/* The weights to score, in the layout of params.h: the host's, or those of a model on the same device. */
 enum status eval_weights(struct eval *e, const float *weights) MUST_CHECK;
+enum status eval_weights_of(struct eval *e, const struct sam *from) MUST_CHECK;
 
 /* Collective. The same result on every rank. */
 enum status eval_run(struct eval *e, struct comm *c, struct eval_scores *scores) MUST_CHECK;

@@ -3,7 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/base/arena.h"
 #include "trainer/schedule.h"
+#include "trainer/staging.h"
 
 static enum status create_model(struct learner *l, const struct ops *ops)
 {
@@ -22,17 +24,29 @@ static enum status create_model(struct learner *l, const struct ops *ops)
     return OK;
 }
 
-static enum status create_moments(struct learner *l)
+static enum status create_state(struct learner *l, const struct ops *ops)
+{
+    const int64_t n = l->sam->params.n_floats;
+    const int64_t step = arena_round(n * (int64_t)sizeof(float)) / (int64_t)sizeof(float);
+    float *arrays[LEARNER_ARRAYS], *room;
+
+    TRY(ops->alloc(&l->state, (ops->host_memory ? 2 : 3) * step * (int64_t)sizeof(float)));
+    l->m = l->state;
+    l->v = l->m + step;
+    if (!ops->host_memory) l->grads = l->v + step;
+    TRY(staging_room(ops, LEARNER_ARRAYS * n * (int64_t)sizeof(float), &l->host_room));
+    room = l->host_room;
+    arrays[0] = l->sam->weights;
+    arrays[1] = l->m;
+    arrays[2] = l->v;
+    for (int i = 0; i < LEARNER_ARRAYS; i++) l->host[i] = room ? room + i * n : arrays[i];
+    return OK;
+}
+
+static enum status create_segments(struct learner *l)
 {
     const struct params *p = &l->sam->params;
-    const int64_t bytes = p->n_floats * (int64_t)sizeof(float);
-    void *m, *v;
 
-    TRY(arena_create(&l->state, 2 * arena_round(bytes)));
-    TRY(arena_take(&l->state, bytes, &m));
-    TRY(arena_take(&l->state, bytes, &v));
-    l->m = m;
-    l->v = v;
     l->segment = calloc((size_t)p->n, sizeof *l->segment);
     if (!l->segment) FAIL(E_MEMORY, "the optimizer's groups");
     for (int i = 0; i < p->n; i++) {
@@ -59,6 +73,11 @@ static enum status create_sync(struct learner *l, struct comm *c)
     };
     enum status s;
 
+    if (l->grads && c->n_ranks == 1 && o.n_slots == 1) {
+        free(end);
+        l->slots = (struct plan_range){ 0, 1 };
+        return OK;
+    }
     if (!end) FAIL(E_MEMORY, "%lld buckets", (long long)n_buckets);
     for (int64_t i = 0; i < n_buckets; i++) end[i] = i + 1 < n_buckets ? (i + 1) * each : n;
     s = grad_sync_create(&l->sync, c, &o);
@@ -73,7 +92,8 @@ enum status learner_create(struct learner *l, const struct config *config, const
 {
     *l = (struct learner){ .config = config };
     TRY(create_model(l, ops));
-    TRY(create_moments(l));
+    TRY(create_state(l, ops));
+    TRY(create_segments(l));
     return create_sync(l, c);
 }
 
@@ -81,10 +101,31 @@ void learner_destroy(struct learner *l)
 {
     grad_sync_destroy(l->sync);
     objective_destroy(l->objective);
+    if (l->state) l->sam->ops->free(l->state);
     sam_destroy(l->sam);
-    arena_destroy(&l->state);
+    free(l->host_room);
     free(l->segment);
     *l = (struct learner){ 0 };
+}
+
+enum status learner_to_host(struct learner *l, int64_t begin, int64_t end)
+{
+    const float *const from[LEARNER_ARRAYS] = { l->sam->weights, l->m, l->v };
+    struct sam *s = l->sam;
+
+    for (int i = 0; l->host_room && i < LEARNER_ARRAYS; i++)
+        TRY(s->ops->get(l->host[i] + begin, from[i] + begin, (end - begin) * 4, &s->stream));
+    return OK;
+}
+
+enum status learner_from_host(struct learner *l)
+{
+    float *const to[LEARNER_ARRAYS] = { l->sam->weights, l->m, l->v };
+    struct sam *s = l->sam;
+
+    for (int i = 0; l->host_room && i < LEARNER_ARRAYS; i++)
+        TRY(s->ops->put(to[i], l->host[i], s->params.n_floats * 4, &s->stream));
+    return sam_weights_changed(s);
 }
 
 static void decoder_done(void *context)
@@ -102,11 +143,40 @@ static void param_ready(void *context, int index)
     KEEP_FIRST(l->ready, grad_sync_ready(l->sync, p[0].offset, p[1].offset));
 }
 
+/* The device's gradient of a slot to the host, bucket by bucket as sync exchanges them: the last first. */
+static enum status hand_over(struct learner *l, float *grads)
+{
+    struct sam *s = l->sam;
+    const int64_t n = s->params.n_floats, each = l->config->run_bucket_bytes / 4;
+
+    for (int64_t begin = (n - 1) / each * each; begin >= 0; begin -= each) {
+        const int64_t end = begin + each < n ? begin + each : n;
+
+        TRY(s->ops->get(grads + begin, l->grads + begin, (end - begin) * 4, &s->stream));
+        TRY(grad_sync_ready(l->sync, begin, end));
+    }
+    return OK;
+}
+
+static enum status slot_on_device(struct learner *l, const struct loader_slot *slot,
+                                  struct objective_losses *losses)
+{
+    struct sam *s = l->sam;
+    float *grads;
+
+    TRY(s->ops->zero(l->grads, s->params.n_floats * 4, &s->stream));
+    TRY(objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL, losses));
+    if (!l->sync) return OK;
+    TRY(grad_sync_slot_begin(l->sync, &grads));
+    return hand_over(l, grads);
+}
+
 enum status learner_slot(struct learner *l, const struct loader_slot *slot,
                          struct objective_losses *losses)
 {
     float *grads;
 
+    if (l->grads) return slot_on_device(l, slot, losses);
     TRY(grad_sync_slot_begin(l->sync, &grads));
     TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l, losses));
     return l->ready;
@@ -114,11 +184,15 @@ enum status learner_slot(struct learner *l, const struct loader_slot *slot,
 
 enum status learner_sum(struct learner *l, double *norm, double *exposed_seconds)
 {
+    struct sam *s = l->sam;
+    const int64_t n = s->params.n_floats;
     double squares;
 
-    TRY(grad_sync_wait(l->sync, &l->total, exposed_seconds));
-    TRY(l->sam->ops->grad_norm(&squares, tensor_1d(l->total, F32, l->sam->params.n_floats),
-                               &l->sam->stream));
+    *exposed_seconds = 0;
+    if (l->sync) TRY(grad_sync_wait(l->sync, &l->total, exposed_seconds));
+    if (l->sync && l->grads) TRY(s->ops->put(l->grads, l->total, n * 4, &s->stream));
+    if (l->grads) l->total = l->grads;
+    TRY(s->ops->grad_norm(&squares, tensor_1d(l->total, F32, n), &s->stream));
     *norm = sqrt(squares);
     return OK;
 }

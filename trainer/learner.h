@@ -1,22 +1,28 @@
 /* A model that learns: the SAM, its objective, the sums of its gradients over slots and ranks, and AdamW's state. What a step
- * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create. */
+ * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create.
+ *
+ * Gradients on a device: a slot's are copied to the host when they are complete, summed there over slots and ranks, and the sum is
+ * copied back; where a step is one slot of one rank, the device's buffer is the sum. */
 #ifndef TRAINER_LEARNER_H
 #define TRAINER_LEARNER_H
 
 #include "cluster/grad_sync.h"
-#include "kernels/base/arena.h"
 #include "trainer/objective.h"
+
+enum { LEARNER_ARRAYS = 3 };
 
 struct learner {
     const struct config *config; /* not owned */
     struct sam *sam;
     struct objective *objective;
-    struct grad_sync *sync;
+    struct grad_sync *sync;  /* NULL: the device's buffer is the sum */
     struct plan_range slots; /* this rank's of every step */
-    struct arena state;
-    float *m, *v; /* moments, in the layout of params.h; in state */
-    float *
-        total; /* the last step's gradient: the sum over all slots, the same on all ranks; not owned */
+    void *state;             /* device memory behind moments and gradients; owned */
+    float *m, *v;            /* moments, in the layout of params.h */
+    float *grads;            /* of a slot, then the sum; NULL: the host's buffers of sync serve */
+    float *total; /* the last step's gradient: the sum over all slots, the same on all ranks */
+    float *host[LEARNER_ARRAYS]; /* weights, m, v for the host: copies, or the device's own */
+    void *host_room;             /* of the copies; owned */
     struct adamw_segment *segment;
     int64_t encoder_end; /* floats: all behind is complete once the decoder is */
     enum status ready;   /* the first failure of grad_sync_ready, which is told by callbacks */
@@ -26,6 +32,11 @@ struct learner {
 enum status learner_create(struct learner *l, const struct config *config, const struct ops *ops,
                            struct comm *c) MUST_CHECK;
 void learner_destroy(struct learner *l); /* accepts half-built ones */
+
+/* Local. Elements [begin,end) of host are what the device has / all of what host holds becomes the device's, the Fourier features
+ * with it. */
+enum status learner_to_host(struct learner *l, int64_t begin, int64_t end) MUST_CHECK;
+enum status learner_from_host(struct learner *l) MUST_CHECK;
 
 /* Local, in a rank's last slot sending what is complete. The gradient and the losses of the rank's next slot. */
 enum status learner_slot(struct learner *l, const struct loader_slot *slot,

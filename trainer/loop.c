@@ -16,6 +16,7 @@
 #include "trainer/agree.h"
 #include "trainer/checkpoint.h"
 #include "trainer/cost.h"
+#include "trainer/device.h"
 #include "trainer/eval.h"
 #include "trainer/learner.h"
 #include "trainer/metrics.h"
@@ -166,8 +167,7 @@ static void state_of(struct loop *l, struct checkpoint_state *k)
     *k = (struct checkpoint_state){
         .n_arrays = 3,
         .array_name = { "param", "m", "v" },
-        .array = { x->sam->weights, x->m,
-                   x->v }, /* on these backends device memory is the host's */
+        .array = { x->host[0], x->host[1], x->host[2] },
         .n = l->learner.sam->params.n_floats,
         .tensor = l->tensor,
         .n_tensors = l->learner.sam->params.n,
@@ -183,10 +183,13 @@ static enum status save(struct loop *l)
 {
     const struct checkpoint_keep keep = { l->c->checkpoint_keep, l->c->checkpoint_keep_every };
     const int64_t began = clock_ns();
+    const struct plan_range part =
+        plan_part(l->learner.sam->params.n_floats, l->comm->n_ranks, l->comm->rank);
     struct checkpoint_state k;
 
     if (l->saved_step == l->at.step) return OK;
     watchdog_feed("saving a checkpoint", l->at.step, 0);
+    TRY(learner_to_host(&l->learner, part.begin, part.end)); /* the slice this rank writes */
     if (l->metrics) TRY(metrics_sync(l->metrics));
     l->at.rank_ns = l->ledger ? ledger_spent_ns(l->ledger) : 0;
     state_of(l, &k);
@@ -252,7 +255,7 @@ static enum status evaluate(struct loop *l)
 
     if (!l->eval) return OK;
     watchdog_feed("evaluating", l->at.step, 0);
-    TRY(eval_weights(l->eval, l->learner.sam->weights));
+    TRY(eval_weights_of(l->eval, l->learner.sam));
     TRY(eval_run(l->eval, l->comm, &scores));
     l->eval_ns = clock_ns() - began;
     if (l->metrics) TRY(metrics_eval(l->metrics, l->at.step, &scores));
@@ -299,22 +302,6 @@ static enum status run(struct loop *l)
 }
 
 /* ---- setting up ----------------------------------------------------------------------------- */
-/* In the order of run.device's choices; auto is the CPU until there is a GPU plugin. */
-static enum status backend(const struct config *c, const struct ops **ops)
-{
-    static const char *const names[] = { "cpu", "cpu", "ref", "emu" };
-    const char *missing;
-
-    *ops = ops_find(names[c->run_device]);
-    if (!*ops)
-        FAIL(E_NO_DEVICE,
-             "this program has no device %s: the tests build one that has, samforge_emu",
-             names[c->run_device]);
-    if (ops_missing(*ops, &missing) > 0)
-        FAIL(E_NO_DEVICE, "device %s has no %s yet", names[c->run_device], missing);
-    return OK;
-}
-
 static enum status open_data(struct loop *l)
 {
     const struct config *c = l->c;
@@ -328,9 +315,11 @@ static enum status open_data(struct loop *l)
 
 static enum status create_learner(struct loop *l)
 {
+    const struct device_options device = { .choice = l->c->run_device,
+                                           .share_gpu = l->c->run_share_gpu };
     const struct ops *ops;
 
-    TRY(backend(l->c, &ops));
+    TRY(device_open(&device, l->comm, &ops));
     TRY(cost_of(l->c, ops, &l->cost));
     TRY(learner_create(&l->learner, l->c, ops, l->comm));
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
@@ -370,12 +359,12 @@ static enum status begin_or_resume(struct loop *l)
         l->at = (struct checkpoint_counters){ .seed = l->c->train_seed };
         l->saved_step = -1;
         if (l->o->weights)
-            TRY(weights_load(l->o->weights, &l->learner.sam->params, l->learner.sam->weights));
+            TRY(weights_load(l->o->weights, &l->learner.sam->params, l->learner.host[0]));
         else
             params_initialize(&l->learner.sam->params, (uint64_t)l->c->train_seed,
-                              l->learner.sam->weights);
+                              l->learner.host[0]);
     }
-    return sam_weights_changed(l->learner.sam);
+    return learner_from_host(&l->learner);
 }
 
 static enum status create_loader(struct loop *l)

@@ -9,6 +9,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
 #include "trainer/schedule.h"
+#include "trainer/staging.h"
 
 enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 */
 
@@ -24,14 +25,17 @@ struct objective {
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor first;  /* (M+1) of the chunk, into runs */
-    struct tensor runs;   /* of the slot; grows when a slot has more than ever before */
-    struct stream raster; /* the same queue, with rasterize's own scratch; owned */
-    void *runs_memory;    /* owned */
-    float *host_value;    /* (M,K,4) */
-    int32_t *host_ints;   /* (2·M) */
-    int64_t *host_first;  /* (M+1) */
-    XXH3_state_t *trace;  /* NULL: not traced */
+    struct tensor first;      /* (M+1) of the chunk, into runs */
+    struct tensor runs;       /* of the slot; grows when a slot has more than ever before */
+    struct stream raster;     /* the same queue, with rasterize's own scratch; owned */
+    void *runs_memory;        /* owned */
+    float *host_value;        /* (M,K,4) */
+    int32_t *host_ints;       /* (2·M) */
+    int64_t *host_first;      /* (M+1) */
+    int32_t *host_candidates; /* (M,2), what candidates holds */
+    void *labels_room, *iou_room, *trace_room; /* staging: (M,P) i32, (M,K) f32; what is traced */
+    XXH3_state_t *trace;                       /* NULL: not traced */
+    bool timed;                                /* laps wait for the device */
     struct objective_times times;
 };
 
@@ -142,8 +146,12 @@ static enum status create(struct objective *o)
     o->host_value = calloc(M * MASK_TOKENS * MASK_LOSS_VALUES, sizeof *o->host_value);
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
     o->host_first = calloc(M + 1, sizeof *o->host_first);
-    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->host_first)
+    o->host_candidates = calloc(2 * M, sizeof *o->host_candidates);
+    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->host_first ||
+        !o->host_candidates)
         FAIL(E_MEMORY, "the objective's lists");
+    TRY(staging_room(s->ops, s->M * s->P * 4, &o->labels_room));
+    TRY(staging_room(s->ops, s->M * MASK_TOKENS * 4, &o->iou_room));
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
@@ -221,7 +229,19 @@ void objective_destroy(struct objective *o)
     free(o->host_value);
     free(o->host_ints);
     free(o->host_first);
+    free(o->host_candidates);
+    free(o->labels_room);
+    free(o->iou_room);
+    free(o->trace_room);
     free(o);
+}
+
+/* Seconds since *since, which becomes now; while timed, with all that was queued done. */
+static enum status lap(struct objective *o, double *since, double *sum)
+{
+    if (o->timed) TRY(o->sam->ops->sync(&o->sam->stream));
+    *sum += clock_lap(since);
+    return OK;
 }
 
 /* ---- one slot ------------------------------------------------------------------------------- */
@@ -248,6 +268,16 @@ static enum status put_key(struct objective *o, struct tensor t, struct rng_key 
     return o->sam->ops->put(t.data, words, sizeof words, &o->sam->stream);
 }
 
+static enum status trace_bytes(struct objective *o, const void *dev, int64_t bytes)
+{
+    const void *host;
+
+    if (!o->trace) return OK;
+    TRY(staging_read(o->sam->ops, &o->sam->stream, dev, bytes, o->trace_room, &host));
+    XXH3_64bits_update(o->trace, host, (size_t)bytes);
+    return OK;
+}
+
 /* Truth, boxes and weights of the chunk that begins with mask `begin`. It may reach beyond the slot's last mask: what lies
  * there is empty and weighs nothing. */
 static enum status put_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin)
@@ -270,8 +300,7 @@ static enum status put_chunk(struct objective *o, const struct loader_slot *slot
     TRY(s->ops->zero(o->box.data, tensor_bytes(o->box), &s->stream));
     TRY(s->ops->put(o->box.data, slot->box + 4 * begin, n * 16, &s->stream));
     TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &o->raster));
-    if (o->trace) XXH3_64bits_update(o->trace, o->gt.data, (size_t)tensor_bytes(o->gt));
-    return OK;
+    return trace_bytes(o, o->gt.data, tensor_bytes(o->gt));
 }
 
 /* All masks have the same number of points: tokens a mask are the decoder's five and these. */
@@ -282,14 +311,15 @@ static enum status put_n_tokens(struct objective *o, const struct sam_prompts *p
 }
 
 /* Prompts in use; slots behind them hold what earlier rounds left. */
-static void trace(struct objective *o, const struct sam_prompts *p, int n_points)
+static enum status trace(struct objective *o, const struct sam_prompts *p, int n_points)
 {
     const int64_t P = o->sam->P;
 
     for (int64_t m = 0; o->trace && m < o->sam->M; m++) {
-        XXH3_64bits_update(o->trace, (float *)p->coords.data + m * P * 2, (size_t)n_points * 8);
-        XXH3_64bits_update(o->trace, (int32_t *)p->labels.data + m * P, (size_t)n_points * 4);
+        TRY(trace_bytes(o, (float *)p->coords.data + m * P * 2, n_points * 8));
+        TRY(trace_bytes(o, (int32_t *)p->labels.data + m * P, n_points * 4));
     }
+    return OK;
 }
 
 /* A lone box may be one prompt of several meanings or not (SAM_SPEC C.5 #3): then its only candidate is token 0. */
@@ -297,15 +327,18 @@ static enum status put_candidates(struct objective *o)
 {
     struct sam *s = o->sam;
     const int64_t M = s->M, P = s->P;
-    const int32_t *labels = s->prompts->labels.data;
+    const void *at;
+    const int32_t *labels;
 
+    TRY(staging_read(s->ops, &s->stream, s->prompts->labels.data, M * P * 4, o->labels_room, &at));
+    labels = at;
     for (int64_t m = 0; m < M; m++) {
         const bool box = labels[m * P] == 2;
 
-        o->host_ints[2 * m] = box ? 0 : 1;
-        o->host_ints[2 * m + 1] = box ? 1 : MASK_TOKENS;
+        o->host_candidates[2 * m] = box ? 0 : 1;
+        o->host_candidates[2 * m + 1] = box ? 1 : MASK_TOKENS;
     }
-    return s->ops->put(o->candidates.data, o->host_ints, M * 8, &s->stream);
+    return s->ops->put(o->candidates.data, o->host_candidates, M * 8, &s->stream);
 }
 
 /* What one round of a chunk is about. */
@@ -325,11 +358,17 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
     return i == 1 && !plan->click[0] && c->train_silent_multimask ? SAM_NEXT_THREE : SAM_NEXT;
 }
 
+/* What the round's masks are chosen among, for the host. */
+static const int32_t *host_candidates(const struct objective *o, const struct round *r)
+{
+    return r->kind == SAM_FIRST_ALL ? o->host_candidates : NULL;
+}
+
 /* Of the IoU head over mask m's candidates, from host_value. */
 static double mean_error(const struct objective *o, const struct round *r, int64_t m)
 {
     const int64_t K = r->value.dim[1];
-    const struct candidates c = candidates_of(r->loss.candidates.data, m, K);
+    const struct candidates c = candidates_of(host_candidates(o, r), m, K);
     double sum = 0;
 
     for (int64_t k = c.begin; k < c.end; k++)
@@ -365,7 +404,7 @@ static enum status forward_round(struct objective *o, struct round *r)
     double since = clock_seconds();
 
     TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
-    o->times.decoder_forward += clock_lap(&since);
+    TRY(lap(o, &since, &o->times.decoder_forward));
     r->value = o->value[r->kept];
     r->value.dim[1] = r->logits.dim[1];
     r->loss = o->loss;
@@ -373,8 +412,7 @@ static enum status forward_round(struct objective *o, struct round *r)
     if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
     TRY(s->ops->mask_loss_fwd(r->value, o->selected[r->kept], r->logits, o->gt, r->iou, o->valid,
                               &r->loss, &s->stream));
-    o->times.loss += clock_lap(&since);
-    return OK;
+    return lap(o, &since, &o->times.loss);
 }
 
 /* d_mask: what the next round's backward says of this round's fed-back mask; NULL when detached. */
@@ -384,23 +422,24 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
     struct sam *s = o->sam;
     const int64_t K = r->logits.dim[1], L2 = r->logits.dim[2] * r->logits.dim[3];
     struct tensor d_logits, d_iou;
+    const void *iou = NULL;
     double since = clock_seconds();
 
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
     TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, o->selected[r->kept], r->logits, o->gt,
                               r->iou, o->valid, o->weight, 1, &r->loss, &s->stream));
-    o->times.loss += clock_lap(&since);
+    TRY(lap(o, &since, &o->times.loss));
+    if (d_mask) TRY(staging_read(s->ops, &s->stream, r->iou.data, s->M * K * 4, o->iou_room, &iou));
     for (int64_t m = 0; d_mask && m < s->M; m++) {
-        const struct candidates c = candidates_of(r->prompt.candidates.data, m, K);
-        const int64_t best = candidates_best(c, (const float *)r->iou.data + m * K);
+        const struct candidates c = candidates_of(host_candidates(o, r), m, K);
+        const int64_t best = candidates_best(c, (const float *)iou + m * K);
 
         TRY(s->ops->accumulate((float *)d_logits.data + (m * K + best) * L2, d_mask + m * L2, L2,
                                &s->stream));
     }
     if (d_mask) TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
     TRY(sam_decode_backward(s, r->kind, r->kept, grads, o->d_mask.data));
-    o->times.decoder_backward += clock_lap(&since);
-    return OK;
+    return lap(o, &since, &o->times.decoder_backward);
 }
 
 /* The next round's prompts from this round's answer. */
@@ -423,9 +462,8 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
     if (click) ++*n_points;
     TRY(put_n_tokens(o, to, *n_points));
     TRY(put_key(o, to->key, rng_sub(dropout, (uint64_t)r->index + 1)));
-    trace(o, to, *n_points);
-    o->times.prompts += clock_lap(&since);
-    return OK;
+    TRY(trace(o, to, *n_points));
+    return lap(o, &since, &o->times.prompts);
 }
 
 static enum status run_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin,
@@ -448,8 +486,8 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
     if (!s->config->train_box_multimask) TRY(put_candidates(o));
     TRY(put_n_tokens(o, s->prompts, n_points));
     TRY(put_key(o, s->prompts->key, dropout));
-    trace(o, s->prompts, n_points);
-    o->times.prompts += clock_lap(&since);
+    TRY(trace(o, s->prompts, n_points));
+    TRY(lap(o, &since, &o->times.prompts));
     for (int i = 0; i < plan->n_rounds; i++) {
         struct round *r = round + i;
 
@@ -504,14 +542,18 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            (uint64_t)slot->slot)));
     TRY(sam_encode(s, slot->pixels, slot->new_height, slot->new_width));
     TRY(s->ops->zero(s->d_embedding.data, tensor_bytes(s->d_embedding), &s->stream));
-    o->times.encoder_forward += clock_lap(&since);
+    TRY(lap(o, &since, &o->times.encoder_forward));
     for (int64_t begin = 0; begin < slot->n_masks; begin += s->M)
         TRY(run_chunk(o, slot, begin, &plan, grads, losses));
     if (decoder_done) decoder_done(context);
     since = clock_seconds();
     TRY(sam_encode_backward(s, grads, param_ready, context));
-    o->times.encoder_backward += clock_lap(&since);
-    return OK;
+    return lap(o, &since, &o->times.encoder_backward);
+}
+
+void objective_time(struct objective *o, bool timed)
+{
+    o->timed = timed;
 }
 
 struct objective_times objective_times(const struct objective *o)
@@ -521,6 +563,11 @@ struct objective_times objective_times(const struct objective *o)
 
 enum status objective_trace_begin(struct objective *o)
 {
+    const struct sam_prompts *p = o->sam->prompts;
+    const int64_t prompts = tensor_bytes(p->coords) + tensor_bytes(p->labels);
+    const int64_t truth = tensor_bytes(o->gt);
+
+    TRY(staging_room(o->sam->ops, truth > prompts ? truth : prompts, &o->trace_room));
     o->trace = XXH3_createState();
     if (!o->trace) FAIL(E_MEMORY, "a trace");
     return OK;

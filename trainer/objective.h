@@ -36,10 +36,12 @@ struct objective;
 enum status objective_create(struct objective **o, struct sam *s) MUST_CHECK;
 void objective_destroy(struct objective *o);
 
-/* Host seconds by part of the step, added up while the sam is profiling. */
+/* Host seconds by part of the step, added up. Of work that is done, not only queued, once objective_time(o, true) makes every part
+ * wait for the device; a step is slower for it. */
 struct objective_times {
     double encoder_forward, prompts, decoder_forward, loss, decoder_backward, encoder_backward;
 };
+void objective_time(struct objective *o, bool timed);
 struct objective_times objective_times(const struct objective *o);
 
 /* One image: adds the gradient of Σ masks Σ rounds (loss) to grads, which the caller has zeroed. decoder_done is called when every
@@ -48,8 +50,7 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            void (*decoder_done)(void *), void (*param_ready)(void *, int),
                            void *context, struct objective_losses *losses) MUST_CHECK;
 
-/* For tests that compare runs: a hash over prompts and truth of the last slot, all rounds, once begun. On backends whose device
- * memory is the host's. */
+/* For tests that compare runs: a hash over prompts and truth of the last slot, all rounds, once begun. */
 enum status objective_trace_begin(struct objective *o) MUST_CHECK;
 uint64_t objective_trace(const struct objective *o);
 

@@ -186,6 +186,7 @@ enum status sam_precision(const struct config *c, const struct ops *ops, enum dt
 static enum status create(struct sam *s)
 {
     TRY(s->ops->open());
+    s->stream.queue = s->ops->queue();
     TRY(sam_precision(s->config, s->ops, &s->compute));
     TRY(params_create(&s->params, s->config));
     TRY(create_encoder(s));

@@ -24,6 +24,11 @@ enum status host_open(void)
     return OK;
 }
 
+void *host_queue(void)
+{
+    return NULL;
+}
+
 enum status host_alloc(void **p, int64_t bytes)
 {
     struct arena a;

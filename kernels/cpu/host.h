@@ -5,6 +5,7 @@
 #include "kernels/ops.h"
 
 enum status host_open(void);
+void *host_queue(void);
 enum status host_alloc(void **p, int64_t bytes);
 void host_free(void *p);
 enum status host_put(void *dev, const void *host, int64_t bytes, struct stream *s);
@@ -14,7 +15,8 @@ enum status host_accumulate(float *dst, const float *src, int64_t n, struct stre
 enum status host_sync(struct stream *s);
 
 #define HOST_VERBS                                                                                 \
-    .open = host_open, .alloc = host_alloc, .free = host_free, .put = host_put, .get = host_get,   \
-    .copy = host_put, .zero = host_zero, .accumulate = host_accumulate, .sync = host_sync
+    .host_memory = true, .open = host_open, .queue = host_queue, .alloc = host_alloc,              \
+    .free = host_free, .put = host_put, .get = host_get, .copy = host_put, .zero = host_zero,      \
+    .accumulate = host_accumulate, .sync = host_sync
 
 #endif

@@ -18,10 +18,17 @@
 #include <cuda_runtime.h>
 
 #define DEVICE __device__ __forceinline__
+/* Where a kernel that failed while it ran is found: at once in a debug build, else by the verb sync. */
+#ifdef LAUNCH_CHECKED
+#define LAUNCH_OVER(s) cudaStreamSynchronize((cudaStream_t)(s)->queue)
+#else
+#define LAUNCH_OVER(s) cudaSuccess
+#endif
 #define LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                          \
     do {                                                                                           \
         kernel<<<(grid), (block), (shared_bytes), (cudaStream_t)(s)->queue>>>(__VA_ARGS__);        \
-        const cudaError_t launched_ = cudaGetLastError();                                          \
+        cudaError_t launched_ = cudaGetLastError();                                                \
+        if (launched_ == cudaSuccess) launched_ = LAUNCH_OVER(s);                                  \
         if (launched_ != cudaSuccess)                                                              \
             FAIL(E_DEVICE, "launch of %s: %s", #kernel, cudaGetErrorString(launched_));            \
     } while (0)

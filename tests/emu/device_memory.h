@@ -49,6 +49,13 @@ bool emu_range(const void *p, int64_t bytes, bool write);
 /* Copies from the device, for host code of a .cu file, whose own accesses are reported. */
 bool emu_read(void *host, const void *dev, int64_t bytes);
 
+/* From here on device memory is out of reach but for kernels, the verbs and the functions above: host
+ * code that touches it ends the program, and where is said. For whole programs; tests of ops touch
+ * their tensors by plain pointers. unlock … lock: the way in, for the verbs; may be nested. */
+void emu_set_strict(void);
+void emu_unlock(void);
+void emu_lock(void);
+
 /* 0 threads in order; 1 the last one first, and it runs as far ahead as it can; 2… at random. */
 void emu_set_seed(unsigned seed);
 

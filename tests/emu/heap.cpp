@@ -16,6 +16,8 @@ static char *heap;
 static size_t used;
 static uint32_t *buffer_of_page; /* from 1; 0: none */
 static std::vector<buffer> buffers;
+static bool strict;
+static int n_unlocked;
 
 void *map_memory(size_t bytes, bool accessible)
 {
@@ -73,6 +75,16 @@ static pages pages_of(const buffer &b)
     const uintptr_t end = (b.base + b.bytes + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
 
     return { first, end > (uintptr_t)first ? end - (uintptr_t)first : PAGE };
+}
+
+/* The guard pages between buffers stay shut. */
+static void protect(int how)
+{
+    for (const buffer &b : buffers)
+        if (!b.given_back && mprotect(pages_of(b).first, pages_of(b).bytes, how) != 0) {
+            perror("emu: mprotect");
+            exit(1);
+        }
 }
 
 /* Written outside, where no access was checked: a fast build, or host code. */
@@ -142,6 +154,7 @@ void *emu_take(int64_t bytes, const char *name, bool zeros)
     memset(first, PATTERN, n_pages * PAGE);
     memset((void *)b.base, zeros ? 0 : POISON, size);
     buffers.push_back(b);
+    if (strict && n_unlocked == 0) mprotect(first, n_pages * PAGE, PROT_NONE);
     for (size_t i = 0; i < n_pages; i++)
         buffer_of_page[(size_t)(first - heap) / PAGE + i] = (uint32_t)buffers.size();
     return (void *)b.base;
@@ -157,10 +170,12 @@ void emu_give(void *p)
                memory_at((uintptr_t)p).c_str());
         return;
     }
+    emu_unlock();
     check_pattern(*b);
     b->given_back = true;
     mprotect(pages_of(*b).first, pages_of(*b).bytes, PROT_NONE);
     madvise(pages_of(*b).first, pages_of(*b).bytes, MADV_DONTNEED);
+    emu_lock();
     if (!b->shadow) return;
     munmap(b->shadow, shadow_bytes(*b));
     munmap(b->written, written_bytes(*b));
@@ -186,6 +201,25 @@ bool emu_range(const void *p, int64_t bytes, bool write)
 bool emu_read(void *host, const void *dev, int64_t bytes)
 {
     if (!emu_range(dev, bytes, false)) return false;
+    emu_unlock();
     memcpy(host, dev, (size_t)bytes);
+    emu_lock();
     return true;
+}
+
+void emu_set_strict(void)
+{
+    if (strict) return;
+    strict = true;
+    protect(PROT_NONE);
+}
+
+void emu_unlock(void)
+{
+    if (strict && n_unlocked++ == 0) protect(PROT_READ | PROT_WRITE);
+}
+
+void emu_lock(void)
+{
+    if (strict && --n_unlocked == 0) protect(PROT_NONE);
 }

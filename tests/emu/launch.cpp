@@ -130,7 +130,9 @@ bool run(const launch &l)
     if (m.seed == 1) std::reverse(order.begin(), order.end());
     for (size_t i = order.size(); m.seed >= 2 && i > 1; i--)
         std::swap(order[i - 1], order[random_bits() % i]);
+    emu_unlock();
     for (size_t number : order) run_block(number);
+    emu_lock();
     m.now = {};
     return true;
 }

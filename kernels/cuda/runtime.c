@@ -1,0 +1,256 @@
+#include "kernels/cuda/runtime.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/base/log.h"
+
+/* A put copies the host's bytes into pinned pieces, from where the GPU fetches them when their turn
+ * comes. A piece is used again once the event behind its last bytes is over: only a queue that lags
+ * by all other pieces makes a put wait. */
+enum { PIECES = 4, PIECE_ALIGN = 256 };
+static const int64_t PIECE_BYTES = 8 << 20;
+
+struct piece {
+    char *host; /* pinned; lives until the process ends, as the stream does */
+    int64_t used;
+    cudaStream_t queue; /* where its bytes were put */
+    cudaEvent_t over;
+    bool in_flight;
+};
+
+static struct {
+    int index; /* of the GPU; −1: none */
+    bool chosen, open;
+    char reason[PLUGIN_TEXT], text[PLUGIN_TEXT];
+    uint64_t id;
+    cudaStream_t queue;
+    struct piece piece[PIECES];
+    int now; /* the piece being filled */
+} gpu = { .index = -1 };
+
+#define CUDA(call, ...)                                                                            \
+    do {                                                                                           \
+        const cudaError_t cuda_e_ = (call);                                                        \
+        if (cuda_e_ != cudaSuccess) return failed(cuda_e_, __FILE__, __LINE__, __VA_ARGS__);       \
+    } while (0)
+
+static enum status failed(cudaError_t e, const char *file, int line, const char *what,
+                          int64_t bytes)
+{
+    const enum status s = e == cudaErrorMemoryAllocation ? E_MEMORY : E_DEVICE;
+
+    return status_fail(s, file, line, "%s (%lld bytes): %s, %s", what, (long long)bytes,
+                       cudaGetErrorName(e), cudaGetErrorString(e));
+}
+
+static cudaStream_t queue_of(const struct stream *s)
+{
+    return s->queue;
+}
+
+/* ---- which GPU ------------------------------------------------------------------------------ */
+static const char *refuse(const char *text)
+{
+    snprintf(gpu.reason, sizeof gpu.reason, "%s", text);
+    return gpu.reason;
+}
+
+static const char *find_gpu(int local_rank)
+{
+    struct cudaDeviceProp p;
+    char text[PLUGIN_TEXT];
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+
+    if (e == cudaErrorInsufficientDriver)
+        return refuse("no driver for an NVIDIA GPU answers, or it is older than the CUDA this "
+                      "program was built with: nvidia-smi shows what is there");
+    if (e == cudaSuccess && n == 0) e = cudaErrorNoDevice;
+    if (e == cudaErrorNoDevice)
+        return refuse("there is no NVIDIA GPU that this process may use (CUDA_VISIBLE_DEVICES may "
+                      "hide it, or the job asked for none)");
+    if (e == cudaSuccess) e = cudaGetDeviceProperties(&p, local_rank % n);
+    if (e != cudaSuccess) {
+        snprintf(text, sizeof text, "CUDA does not start: %s", cudaGetErrorString(e));
+        return refuse(text);
+    }
+    if (p.major < 8) {
+        snprintf(text, sizeof text,
+                 "%s has compute capability %d.%d, and the kernels need 8.0 or more (A100, H100 "
+                 "and later): run.device=cpu computes without it",
+                 p.name, p.major, p.minor);
+        return refuse(text);
+    }
+    gpu.index = local_rank % n;
+    memcpy(&gpu.id, p.uuid.bytes, sizeof gpu.id);
+    snprintf(gpu.text, sizeof gpu.text,
+             "%s, number %d of %d, %.1f GiB, compute capability %d.%d, %d multiprocessors", p.name,
+             gpu.index, n, (double)p.totalGlobalMem / (1024.0 * 1024 * 1024), p.major, p.minor,
+             p.multiProcessorCount);
+    return NULL;
+}
+
+const char *runtime_choose(int local_rank)
+{
+    if (!gpu.chosen) find_gpu(local_rank);
+    gpu.chosen = true;
+    return gpu.index < 0 ? gpu.reason : NULL;
+}
+
+const char *runtime_device(uint64_t *id)
+{
+    *id = gpu.id;
+    return gpu.text;
+}
+
+/* ---- the stream and the ring ------------------------------------------------------------------ */
+enum status runtime_open(void)
+{
+    if (gpu.open) return OK;
+    if (gpu.index < 0) FAIL(E_NO_DEVICE, "%s", *gpu.reason ? gpu.reason : "no GPU was chosen");
+    CUDA(cudaSetDevice(gpu.index), "opening the GPU", 0);
+    CUDA(cudaStreamCreateWithFlags(&gpu.queue, cudaStreamNonBlocking), "making a stream", 0);
+    for (int i = 0; i < PIECES; i++) {
+        struct piece *p = gpu.piece + i;
+
+        CUDA(cudaHostAlloc((void **)&p->host, (size_t)PIECE_BYTES, cudaHostAllocDefault),
+             "pinned memory of the host", PIECE_BYTES);
+        CUDA(cudaEventCreateWithFlags(&p->over, cudaEventDisableTiming), "making an event", 0);
+    }
+    gpu.open = true;
+    return OK;
+}
+
+void *runtime_queue(void)
+{
+    return gpu.queue;
+}
+
+/* Ends the current piece behind its last bytes, and waits until the next one is free. */
+static enum status next_piece(void)
+{
+    struct piece *p = gpu.piece + gpu.now;
+
+    if (p->used > 0) {
+        CUDA(cudaEventRecord(p->over, p->queue), "an event behind a put", p->used);
+        p->in_flight = true;
+    }
+    gpu.now = (gpu.now + 1) % PIECES;
+    p = gpu.piece + gpu.now;
+    if (p->in_flight) CUDA(cudaEventSynchronize(p->over), "waiting for earlier puts", p->used);
+    p->in_flight = false;
+    p->used = 0;
+    return OK;
+}
+
+enum status runtime_put(void *dev, const void *host, int64_t bytes, struct stream *s)
+{
+    for (int64_t done = 0; done < bytes;) {
+        struct piece *p = gpu.piece + gpu.now;
+        int64_t n = bytes - done;
+
+        if (p->used == PIECE_BYTES || (p->used > 0 && p->queue != queue_of(s))) {
+            TRY(next_piece());
+            continue;
+        }
+        if (n > PIECE_BYTES - p->used) n = PIECE_BYTES - p->used;
+        p->queue = queue_of(s);
+        memcpy(p->host + p->used, (const char *)host + done, (size_t)n);
+        CUDA(cudaMemcpyAsync((char *)dev + done, p->host + p->used, (size_t)n, cudaMemcpyDefault,
+                             p->queue),
+             "put", bytes);
+        p->used += (n + PIECE_ALIGN - 1) / PIECE_ALIGN * PIECE_ALIGN;
+        done += n;
+    }
+    return OK;
+}
+
+/* ---- the other verbs -------------------------------------------------------------------------- */
+enum status runtime_alloc(void **p, int64_t bytes)
+{
+    size_t unused = 0, all = 0;
+    void *made = NULL;
+    cudaError_t e;
+
+    TRY(runtime_open());
+    e = cudaMalloc(&made, (size_t)(bytes > 0 ? bytes : 1));
+    if (e == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError(); /* it is said here, not by the next launch */
+        (void)cudaMemGetInfo(&unused, &all);
+        FAIL(E_MEMORY,
+             "%.3f GiB of GPU memory, of which %.3f of %.3f GiB are free: lower train.chunk, or "
+             "set train.recompute",
+             (double)bytes / (1024.0 * 1024 * 1024), (double)unused / (1024.0 * 1024 * 1024),
+             (double)all / (1024.0 * 1024 * 1024));
+    }
+    CUDA(e, "GPU memory", bytes);
+    e = cudaMemset(made, 0, (size_t)(bytes > 0 ? bytes : 1));
+    if (e == cudaSuccess) e = cudaDeviceSynchronize(); /* streams do not wait for the default one */
+    if (e != cudaSuccess) cudaFree(made);
+    CUDA(e, "zeroing GPU memory", bytes);
+    *p = made;
+    return OK;
+}
+
+void runtime_free(void *p)
+{
+    cudaError_t e;
+
+    if (!p) return;
+    e = cudaFree(p); /* waits for what still uses it */
+    if (e != cudaSuccess) log_warn("GPU memory was not given back: %s", cudaGetErrorString(e));
+}
+
+enum status runtime_get(void *host, const void *dev, int64_t bytes, struct stream *s)
+{
+    if (bytes > 0)
+        CUDA(cudaMemcpyAsync(host, dev, (size_t)bytes, cudaMemcpyDefault, queue_of(s)), "get",
+             bytes);
+    return runtime_sync(s);
+}
+
+enum status runtime_copy(void *dst, const void *src, int64_t bytes, struct stream *s)
+{
+    if (bytes > 0)
+        CUDA(cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDefault, queue_of(s)), "copy",
+             bytes);
+    return OK;
+}
+
+enum status runtime_zero(void *dev, int64_t bytes, struct stream *s)
+{
+    if (bytes > 0) CUDA(cudaMemsetAsync(dev, 0, (size_t)bytes, queue_of(s)), "zero", bytes);
+    return OK;
+}
+
+/* Where a kernel that failed while it ran comes to light. */
+enum status runtime_sync(struct stream *s)
+{
+    cudaError_t e = cudaStreamSynchronize(queue_of(s));
+
+    if (e == cudaSuccess) e = cudaGetLastError();
+    if (e != cudaSuccess)
+        FAIL(E_DEVICE,
+             "the GPU failed in what was queued before: %s, %s; a build of type Debug names the "
+             "kernel",
+             cudaGetErrorName(e), cudaGetErrorString(e));
+    return OK;
+}
+
+/* ---- memory for tests ------------------------------------------------------------------------- */
+void *runtime_shared_alloc(int64_t bytes)
+{
+    void *p = NULL;
+
+    if (runtime_open() != OK) return NULL;
+    if (cudaMallocManaged(&p, (size_t)(bytes > 0 ? bytes : 1), cudaMemAttachGlobal) != cudaSuccess)
+        return NULL;
+    return p;
+}
+
+void runtime_shared_free(void *p)
+{
+    runtime_free(p);
+}

@@ -1,0 +1,25 @@
+/* The memory and stream verbs of the CUDA backend, by CUDA's runtime, for one host thread. One GPU a
+ * process, one stream that never waits for the legacy default one. */
+#ifndef KERNELS_CUDA_RUNTIME_H
+#define KERNELS_CUDA_RUNTIME_H
+
+#include "kernels/plugin.h"
+
+/* Chooses the GPU: the local rank's, modulo those this process sees. NULL, or why there is none. */
+const char *runtime_choose(int local_rank);
+const char *runtime_device(uint64_t *id);
+
+enum status runtime_open(void) MUST_CHECK;
+void *runtime_queue(void);
+enum status runtime_alloc(void **p, int64_t bytes) MUST_CHECK;
+void runtime_free(void *p);
+enum status runtime_put(void *dev, const void *host, int64_t bytes, struct stream *s) MUST_CHECK;
+enum status runtime_get(void *host, const void *dev, int64_t bytes, struct stream *s) MUST_CHECK;
+enum status runtime_copy(void *dst, const void *src, int64_t bytes, struct stream *s) MUST_CHECK;
+enum status runtime_zero(void *dev, int64_t bytes, struct stream *s) MUST_CHECK;
+enum status runtime_sync(struct stream *s) MUST_CHECK;
+
+void *runtime_shared_alloc(int64_t bytes);
+void runtime_shared_free(void *p);
+
+#endif

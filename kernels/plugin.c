@@ -1,0 +1,135 @@
+#include "kernels/plugin.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/base/check.h"
+#include "kernels/base/log.h"
+
+enum { PATH_ROOM = 4096 };
+
+static struct {
+    bool tried;
+    int local_rank;
+    const struct plugin_table *table;
+    char reason[PLUGIN_TEXT];
+} plugin;
+
+static void log_line(int level, const char *text)
+{
+    log_write((enum log_level)level, "%s", text);
+}
+
+static void fail_line(int status, const char *file, int line, const char *text)
+{
+    const enum status said = status_fail((enum status)status, file, line, "%s", text);
+
+    (void)said; /* the module passes it on itself */
+}
+
+/* The folder of the running program. */
+static bool own_folder(char folder[PATH_ROOM])
+{
+    const ssize_t n = readlink("/proc/self/exe", folder, PATH_ROOM - 1);
+    char *slash;
+
+    if (n <= 0) return false;
+    folder[n] = 0;
+    slash = strrchr(folder, '/');
+    if (!slash) return false;
+    *slash = 0;
+    return true;
+}
+
+/* The module's path; false when there is no such file. */
+static bool find_file(char path[PATH_ROOM + 64])
+{
+    static const char *const places[] = { "%s/" PLUGIN_FILE, "%s/../lib/samforge/" PLUGIN_FILE };
+    const char *named = getenv("SAMFORGE_PLUGIN");
+    char folder[PATH_ROOM];
+
+    if (named && *named) {
+        snprintf(path, PATH_ROOM + 64, "%s", named);
+        if (access(path, R_OK) == 0) return true;
+        snprintf(plugin.reason, sizeof plugin.reason,
+                 "SAMFORGE_PLUGIN names %.300s, which cannot be read", named);
+        return false;
+    }
+    if (own_folder(folder)) {
+        snprintf(path, PATH_ROOM + 64, places[0], folder);
+        if (access(path, R_OK) == 0) return true;
+        snprintf(path, PATH_ROOM + 64, places[1], folder);
+        if (access(path, R_OK) == 0) return true;
+    }
+    snprintf(plugin.reason, sizeof plugin.reason,
+             "this program came without " PLUGIN_FILE
+             ": build it where CMake finds CUDA's compiler nvcc, and keep the two files together");
+    return false;
+}
+
+static bool fits(const struct plugin_abi *there, const char *path)
+{
+    static const struct plugin_abi here = PLUGIN_ABI_HERE;
+
+    if (there->number == here.number && there->bytes == here.bytes &&
+        memcmp(there->sizes, here.sizes, sizeof here.sizes) == 0 &&
+        strcmp(there->names, here.names) == 0 && strcmp(there->version, here.version) == 0)
+        return true;
+    snprintf(plugin.reason, sizeof plugin.reason,
+             "%.300s is of another build than this program: build and install both together", path);
+    return false;
+}
+
+static const struct plugin_table *open_module(void)
+{
+    const struct plugin_host host = { plugin.local_rank, log_line, fail_line, check_failed };
+    char path[PATH_ROOM + 64];
+    const struct plugin_table *table;
+    plugin_entry *entry = NULL;
+    const char *reason;
+    void *module, *symbol;
+
+    if (!find_file(path)) return NULL;
+    module = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* stays until the process ends */
+    symbol = module ? dlsym(module, PLUGIN_ENTRY) : NULL;
+    if (!symbol) {
+        const char *why = dlerror();
+
+        snprintf(plugin.reason, sizeof plugin.reason, "%.300s", why ? why : path);
+        return NULL;
+    }
+    memcpy(&entry, &symbol, sizeof entry); /* C has no cast from object to function */
+    table = entry(&host);
+    if (!fits(&table->abi, path)) return NULL;
+    reason = table->reason();
+    if (reason) snprintf(plugin.reason, sizeof plugin.reason, "%s", reason);
+    return reason ? NULL : table;
+}
+
+void plugin_set_local_rank(int local_rank)
+{
+    ASSERT(!plugin.tried || local_rank == plugin.local_rank);
+    plugin.local_rank = local_rank;
+}
+
+const struct plugin_table *plugin_table(void)
+{
+    if (!plugin.tried) plugin.table = open_module();
+    plugin.tried = true;
+    return plugin.table;
+}
+
+const struct ops *plugin_ops(void)
+{
+    const struct plugin_table *t = plugin_table();
+
+    return t ? &t->ops : NULL;
+}
+
+const char *plugin_reason(void)
+{
+    return plugin.reason;
+}

@@ -1,0 +1,84 @@
+#!/bin/sh
+# device.sh SAMFORGE SAME_STATE FAKES: what train, eval and bench do with each device they are asked for, where the GPU's
+# module is there or not, finds a GPU or not. FAKES: the folder of modules that tests/kernels/fake_plugin.c makes.
+. "$(dirname "$0")/stage.sh"
+fakes=$3
+mark=$stage/opened
+export FAKE_PLUGIN_MARK="$mark"
+
+# ends CODE NAME COMMAND…: with that exit code; its output is in $stage/NAME.log
+ends() {
+    wanted=$1 log=$stage/$2.log rc=0
+    shift 2
+    rm -f "$mark"
+    "$@" >"$log" 2>&1 || rc=$?
+    [ $rc = "$wanted" ] || {
+        tail -n 20 "$log"
+        die "$* ended with $rc, not $wanted"
+    }
+}
+says() { grep -q "$1" "$log" || die "$log does not say: $1"; }
+opened() { [ -e "$mark" ] || die "the module was not opened: $log"; }
+untouched() { [ ! -e "$mark" ] || die "the module was opened: $log"; }
+
+# in_run NAME [setting…]: arguments of a training of one step
+in_run() {
+    name=$1
+    shift
+    set -- "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/$name" train.steps=1 optim.milestones='[3]' "$@"
+    ends "$code" "$name" "$@"
+}
+
+export SAMFORGE_PLUGIN="$fakes/libfake_plugin_0.so"
+code=0
+in_run auto run.device=auto
+says "device: the CPU, since the fake has no GPU"
+opened
+in_run cpu run.device=cpu
+untouched
+in_run ref run.device=ref
+untouched
+code=3
+in_run cuda run.device=cuda
+says "device or dependency not available: device cuda: the fake has no GPU"
+in_run emu run.device=emu # not in this program
+says samforge_emu
+untouched
+
+ends 0 eval-auto "$samforge" eval "$stage/cpu" "$stage/val" --max-images 1 --max-masks 1 --clicks 1
+opened
+ends 0 eval-cpu "$samforge" eval "$stage/cpu" "$stage/val" --max-images 1 --max-masks 1 --clicks 1 --device cpu
+untouched
+ends 3 eval-cuda "$samforge" eval "$stage/cpu" "$stage/val" --device cuda
+says "device cuda: the fake has no GPU"
+ends 2 eval-gpu "$samforge" eval "$stage/cpu" "$stage/val" --device gpu
+ends 0 bench-cpu "$samforge" bench step "$config" --steps 1 run.device=cpu
+untouched
+ends 3 bench-cuda "$samforge" bench step "$config" --steps 1 run.device=cuda
+says "device cuda: the fake has no GPU"
+
+SAMFORGE_PLUGIN=$stage/nothing
+in_run missing run.device=cuda
+says "cannot be read"
+SAMFORGE_PLUGIN=$fakes/libfake_plugin_2.so
+in_run other-build run.device=cuda
+says "another build"
+SAMFORGE_PLUGIN=$fakes/libfake_plugin_4.so
+in_run no-kernels run.device=cuda
+says "has no linear_fwd"
+if command -v mpirun >/dev/null; then
+    SAMFORGE_PLUGIN=$fakes/libfake_plugin_5.so
+    ends 2 shared "$samforge" launch -n 2 train "$config" data.train="$stage/train" run.folder="$stage/shared" run.device=cuda
+    says "ranks 0 and 1 are on the same GPU"
+fi
+
+unset SAMFORGE_PLUGIN # what was built here
+if "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/own" train.steps=1 optim.milestones='[3]' \
+    run.device=cuda >"$stage/own.log" 2>&1; then
+    say "there is a GPU: $(grep -o 'device: .*' "$stage/own.log")"
+else
+    rc=$?
+    [ $rc = 3 ] || die "run.device=cuda ended with $rc: $(tail -n 3 "$stage/own.log")"
+    say "$(grep -o 'device cuda: .*' "$stage/own.log")"
+fi
+echo "passed"
