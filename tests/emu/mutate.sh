@@ -127,7 +127,7 @@ done
 "$mutate" list "$top/$source" >"$work/list" || exit 2
 awk -v step="$step" '$1 % step == 0 { print $1 }' "$work/list" |
     xargs -P "$jobs" -n 1 "$0" --one "$work"
-cat "$work"/verdict.* >"$work/verdicts" 2>/dev/null
+cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"
 
 awk -v source="$source" '
     FNR == 1 { file++ }
