@@ -68,6 +68,9 @@ int main(int argc, char **argv)
     normalizes(be, U8, 37, sizes, 6);
     normalizes(be, F32, 37, sizes, 6);
     normalizes(be, U8, 1, sizes, 1);
+    normalizes(be, U8, 3, sizes, 1);                          /* a row is fours and one */
+    for (int dtype_is_u8 = 0; dtype_is_u8 < 2; dtype_is_u8++) /* whole vectors; rows beyond 1024 */
+        normalizes(be, dtype_is_u8 ? U8 : F32, 344, (const int32_t[][2]){ { 340, 343 } }, 1);
     normalizes(be, F32, 16, sizes, 0);
     shapes_are_checked(be);
     return check_done("test_image");

@@ -66,43 +66,62 @@ static const struct adamw_segment segments[] = {
 enum { N_SEGMENTS = sizeof segments / sizeof *segments };
 
 /* Four steps beside a double of the formula; state is rounded to float once a step. */
-static void test_steps(void)
+static void steps(const struct adamw_segment *segment, int n_segments)
 {
     struct adamw_options o = {
         .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .grad_scale = 0.3f
     };
-    struct tensor w = OP_FILLED(2, 1.0f, 0.0f, N), m = OP_ZEROS(F32, N), v = OP_ZEROS(F32, N);
+    const int64_t n = segment[n_segments - 1].end;
+    struct tensor w = OP_FILLED(2, 1.0f, 0.0f, n), m = OP_ZEROS(F32, n), v = OP_ZEROS(F32, n);
     const struct tensor start = op_copy(w);
-    double *dw = check_alloc(N * 8), *dm = check_alloc(N * 8), *dv = check_alloc(N * 8);
-    float *want = check_alloc(N * 4);
+    double *dw = check_alloc(n * 8), *dm = check_alloc(n * 8), *dv = check_alloc(n * 8);
+    float *want = check_alloc(n * 4);
 
-    for (int i = 0; i < N; i++) dw[i] = ((float *)w.data)[i];
+    for (int64_t i = 0; i < n; i++) dw[i] = ((float *)w.data)[i];
     for (o.step = 1; o.step <= 4; o.step++) {
-        struct tensor g = OP_FILLED((uint64_t)(10 + o.step), 1.0f, 0.05f, N);
+        struct tensor g = OP_FILLED((uint64_t)(10 + o.step), 1.0f, 0.05f, n);
         int64_t i = 0;
 
         ((float *)g.data)[1] = 0; /* 0/(√0 + eps) */
-        for (int k = 0; k < N_SEGMENTS; k++)
-            for (; i < segments[k].end; i++) {
+        for (int k = 0; k < n_segments; k++)
+            for (; i < segment[k].end; i++) {
                 const double gi = (double)o.grad_scale * ((float *)g.data)[i];
 
-                if (segments[k].frozen) continue;
+                if (segment[k].frozen) continue;
                 dm[i] = (double)o.beta1 * dm[i] + (1 - (double)o.beta1) * gi;
                 dv[i] = (double)o.beta2 * dv[i] + (1 - (double)o.beta2) * gi * gi;
-                dw[i] -= (double)o.lr * segments[k].lr_scale *
+                dw[i] -= (double)o.lr * segment[k].lr_scale *
                          (dm[i] / (1 - pow(o.beta1, (double)o.step)) /
                               (sqrt(dv[i] / (1 - pow(o.beta2, (double)o.step))) + o.eps) +
-                          segments[k].decay * dw[i]);
+                          segment[k].decay * dw[i]);
             }
-        OP_RUN(be->adamw(w, m, v, tensor_none(), g, segments, N_SEGMENTS, &o, s));
+        OP_RUN(be->adamw(w, m, v, tensor_none(), g, segment, n_segments, &o, s));
     }
-    for (int i = 0; i < N; i++) want[i] = (float)(dw[i] - ((float *)start.data)[i]);
-    for (int i = 0; i < N; i++) ((float *)w.data)[i] -= ((float *)start.data)[i];
-    CHECK_CLOSE(w.data, want, N, 1e-5); /* the way, of 1e-2 a step, in floats near 1: 6e-8/1e-2 */
-    for (int i = 0; i < N; i++) want[i] = (float)dm[i];
-    CHECK_CLOSE(m.data, want, N, 1e-6);
-    for (int i = 0; i < N; i++) want[i] = (float)dv[i];
-    CHECK_CLOSE(v.data, want, N, 1e-6);
+    for (int64_t i = 0; i < n; i++) want[i] = (float)(dw[i] - ((float *)start.data)[i]);
+    for (int64_t i = 0; i < n; i++) ((float *)w.data)[i] -= ((float *)start.data)[i];
+    CHECK_CLOSE(w.data, want, n, 1e-5); /* the way, of 1e-2 a step, in floats near 1: 6e-8/1e-2 */
+    for (int64_t i = 0; i < n; i++) want[i] = (float)dm[i];
+    CHECK_CLOSE(m.data, want, n, 1e-6);
+    for (int64_t i = 0; i < n; i++) want[i] = (float)dv[i];
+    CHECK_CLOSE(v.data, want, n, 1e-6);
+}
+
+/* One segment, two, and more than one launch takes; the last is not frozen, and ends in a tail. */
+static void test_steps(void)
+{
+    enum { MANY = 131 };
+    static const struct adamw_segment few[] = { { 777, 0.9f, 0.1f, false },
+                                                { 2051, 0.4f, 0.0f, false } };
+    struct adamw_segment many[MANY];
+
+    for (int k = 0; k < MANY; k++)
+        many[k] =
+            (struct adamw_segment){ (k ? many[k - 1].end : 0) + 1 + k * 37 % 90,
+                                    1.0f / (float)(1 + k % 7), 0.01f * (float)(k % 3), k % 5 == 3 };
+    steps(segments, N_SEGMENTS);
+    steps(few, 1);
+    steps(few, 2);
+    steps(many, MANY);
 }
 
 /* Frozen weights keep their bits, whatever their gradient. */

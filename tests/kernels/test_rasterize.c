@@ -148,6 +148,7 @@ static void test_identity(void)
 static void test_half(void)
 {
     const struct shape one = { 2, 2, 2, 2, 2, 1 }, padded = { 2, 1, 2, 1, 2, 1 };
+    const struct shape almost = { 1, 2, 65536, 65537, 65537, 1 };
     struct tensor runs = OP_ZEROS(I32, 3), first = OP_ZEROS(I64, 2), gt = OP_ZEROS(U8, 1, 1, 1);
     const uint8_t *out = gt.data;
     int32_t *r = runs.data;
@@ -165,6 +166,11 @@ static void test_half(void)
     memcpy(r, (const int32_t[]){ 0, 1, 1 }, 12);
     OP_RUN(be->rasterize(gt, runs, first, geometry_of(&padded), s));
     CHECK(*out == 0);
+    /* the upper 65536/65537 of the second of two columns: less than half by 1/65537; what is masked
+     * behind the end of the first column is none of its own */
+    memcpy(r, (const int32_t[]){ 1, 1, 0 }, 12);
+    OP_RUN(be->rasterize(gt, runs, first, geometry_of(&almost), s));
+    CHECK(*out == 0);
 }
 
 static void test_edges(void)
@@ -180,6 +186,9 @@ static void test_edges(void)
     ((int64_t *)first.data)[1] = 1;
     memset(gt.data, 1, 16);
     OP_RUN(be->rasterize(gt, runs, first, g, s)); /* one run: nothing of it inside */
+    for (int i = 0; i < 16; i++) CHECK(((uint8_t *)gt.data)[i] == 0);
+    memset(gt.data, 1, 16);
+    OP_RUN(be->rasterize(gt, OP_ZEROS(I32, 0), OP_ZEROS(I64, 2), g, s)); /* no run at all */
     for (int i = 0; i < 16; i++) CHECK(((uint8_t *)gt.data)[i] == 0);
     OP_RUN(be->rasterize(OP_ZEROS(U8, 0, 4, 4), OP_ZEROS(I32, 0), OP_ZEROS(I64, 1), g, s));
     OP_PLAN(be->rasterize(tensor_3d(NULL, U8, 3, 4, 4), tensor_1d(NULL, I32, 50),
