@@ -1,6 +1,6 @@
 #include "kernels/image_check.h"
 
-#include "kernels/cuda/quads.h"
+#include "kernels/cuda/element.h"
 
 enum { THREADS = 256, BLOCK = THREADS * 4 };
 
@@ -10,7 +10,7 @@ struct channels {
 
 DEVICE void load_levels(float (&v)[4], const float *p, int left, bool aligned)
 {
-    load_quad(v, p, left, aligned);
+    element_load_lot(v, p, left, aligned);
 }
 
 DEVICE void load_levels(float (&v)[4], const uint8_t *p, int left, bool aligned)
@@ -51,7 +51,7 @@ __global__ static void __launch_bounds__(THREADS)
 
         v[k] = (c + k) / 3 < n_in ? (v[k] - mean) / std : 0;
     }
-    store_quad(y + row * side * 3 + c, v, left, aligned);
+    element_store_lot(y + row * side * 3 + c, v, left, aligned);
 }
 
 extern "C" enum status image_normalize_cuda(struct tensor y, struct tensor x, struct tensor size,
@@ -63,7 +63,8 @@ extern "C" enum status image_normalize_cuda(struct tensor y, struct tensor x, st
     STREAM_NO_SCRATCH(s);
 
     const int64_t n_rows = y.dim[0] * y.dim[1], side = y.dim[1];
-    const bool aligned = quads_aligned(y.data, side) && quads_aligned(x.data, side);
+    const bool aligned =
+        element_aligned<4>((const float *)y.data, side) && (uintptr_t)x.data % 16 == 0;
     const dim3 grid((unsigned)n_rows, (unsigned)((side * 3 + BLOCK - 1) / BLOCK));
 
     if (n_rows == 0) return OK;

@@ -2,7 +2,7 @@
 #include "kernels/prompt_check.h"
 #include "kernels/prompt_draw.h"
 
-#include "kernels/cuda/quads.h"
+#include "kernels/cuda/element.h"
 
 /* All pixels of a region: the foreground, the background, or where the prediction is wrong. */
 enum region { FOREGROUND, BACKGROUND, ERRORS };
@@ -270,8 +270,8 @@ __global__ static void __launch_bounds__(COPY_THREADS)
 
     if (i >= n) return;
     for (int64_t m = blockIdx.y; m < in.n_m; m += gridDim.y) {
-        load_quad(v, plane_of(in, m).z + i, n - i, aligned);
-        store_quad(mask_prompt + m * n + i, v, n - i, aligned);
+        element_load_lot(v, plane_of(in, m).z + i, n - i, aligned);
+        element_store_lot(mask_prompt + m * n + i, v, n - i, aligned);
     }
 }
 
@@ -337,8 +337,8 @@ extern "C" enum status prompt_next_cuda(struct tensor mask_prompt, struct tensor
     const draw from = { (const int64_t *)key.data, m_first };
     const dim3 grid((unsigned)((h * h + COPY_BLOCK - 1) / COPY_BLOCK),
                     (unsigned)min(n_m, MAX_ROWS_OF_BLOCKS));
-    const bool aligned =
-        quads_aligned(mask_prompt.data, h * h) && quads_aligned(logits.data, h * h);
+    const bool aligned = element_aligned<4>((const float *)mask_prompt.data, h * h) &&
+                         element_aligned<4>((const float *)logits.data, h * h);
 
     LAUNCH(copy_best, grid, COPY_THREADS, 0, s, (float *)mask_prompt.data, in, aligned);
     if (!add_point) return OK;

@@ -34,9 +34,14 @@ static struct tensor key_of(int64_t seed, int64_t stream)
 static void ask(const struct ops *be, int64_t rows, int64_t cols, bool with_x, bool scaled, float p)
 {
     char name[96];
-    struct op_case c = {
-        .name = name, .fwd = fwd, .bwd = bwd, .n_inputs = 2, .p = p, .number = 1234567, .tol = 2e-7
-    };
+    struct op_case c = { .name = name,
+                         .fwd = fwd,
+                         .bwd = bwd,
+                         .n_inputs = 2,
+                         .p = p,
+                         .number = 1234567,
+                         .tol = 2e-7,
+                         .has_bf16 = true };
 
     snprintf(name, sizeof name, "residual %d x %d, x %d, scale %d, p %g", (int)rows, (int)cols,
              with_x, scaled, (double)p);
@@ -92,12 +97,30 @@ static void works_in_place(const struct ops *be)
     CHECK_SAME_BITS(over_x.data, y.data, tensor_bytes(y));
 }
 
+/* In bf16 every operand is F32 or BF16 on its own: all eight ways, F32 named by the bits of a b y;
+ * and a gradient may be collected in F32 for an operand that is BF16. */
+static void ask_mixed(const struct ops *be, const struct op_case *in_f32)
+{
+    for (uint32_t wide = 0; wide < 7 && be->bf16; wide++) {
+        struct op_case c = *in_f32;
+
+        c.input_f32 = wide & 3;
+        c.gradient_f32 = wide == 0 ? 1 : 0;
+        c.y_f32 = wide >> 2;
+        op_case_bf16(be, &c);
+    }
+}
+
 static void ask_add(const struct ops *be, struct tensor y, struct tensor a, struct tensor b)
 {
     char name[256], t[3][TENSOR_TEXT];
-    struct op_case c = {
-        .name = name, .fwd = add_fwd, .bwd = add_bwd, .n_inputs = 2, .y = y, .tol = 2e-7
-    };
+    struct op_case c = { .name = name,
+                         .fwd = add_fwd,
+                         .bwd = add_bwd,
+                         .n_inputs = 2,
+                         .y = y,
+                         .tol = 2e-7,
+                         .has_bf16 = true };
 
     snprintf(name, sizeof name, "add %s + %s to %s", tensor_text(a, t[0]), tensor_text(b, t[1]),
              tensor_text(y, t[2]));
@@ -105,6 +128,7 @@ static void ask_add(const struct ops *be, struct tensor y, struct tensor a, stru
     c.input[1] = op_filled(b, 2, 1, 0);
     op_case_finish(&c);
     op_case_ask(be, &c);
+    if (tensor_count(y) < 4000) ask_mixed(be, &c);
 }
 
 static void shapes_are_checked(const struct ops *be)
@@ -121,6 +145,7 @@ static void shapes_are_checked(const struct ops *be)
     OP_SHAPE_ERROR(be->residual_fwd(x, x, x, one, row, 0.5f, 0, s));
     OP_SHAPE_ERROR(be->residual_fwd(x, x, x, one, key, 1, 0, s));
     OP_SHAPE_ERROR(be->residual_fwd(x, x, x, one, key, NAN, 0, s));
+    OP_SHAPE_ERROR(be->residual_fwd(x, op_cast(x, BF16), x, none, none, 0, 0, s));
     OP_SHAPE_ERROR(be->residual_bwd(flat, x, x, none, none, 0, 0, s));
     OP_SHAPE_ERROR(be->residual_bwd(x, flat, x, none, none, 0, 0, s));
     OP_SHAPE_ERROR(be->add_fwd(x, flat, x, s));
@@ -138,6 +163,7 @@ int main(int argc, char **argv)
     ask(be, 5, 7, true, false, 0.5f);
     ask(be, 300, 111, false, true, 0.1f);
     ask(be, 300, 111, true, true, 0);
+    ask(be, 4, 600, true, true, 0.2f); /* whole lots */
     ask(be, 1, 1, false, false, 0);
     ask(be, 0, 3, true, true, 0.1f);
     drops_as_the_header_says(be);
@@ -146,6 +172,7 @@ int main(int argc, char **argv)
     ask_add(be, OP_ZEROS(F32, 5, 70, 110), OP_ZEROS(F32, 5, 70, 110), OP_ZEROS(F32, 70, 110));
     ask_add(be, OP_ZEROS(F32, 5, 70, 110), OP_ZEROS(F32, 1, 70, 110), OP_ZEROS(F32, 5, 70, 110));
     ask_add(be, OP_ZEROS(F32, 1030, 3), OP_ZEROS(F32, 3), OP_ZEROS(F32, 1030, 3));
+    ask_add(be, OP_ZEROS(F32, 3, 16, 40), OP_ZEROS(F32, 16, 40), OP_ZEROS(F32, 3, 16, 40));
     ask_add(be, OP_ZEROS(F32, 3, 4), OP_ZEROS(F32, 4), OP_ZEROS(F32, 1, 4));
     ask_add(be, OP_ZEROS(F32, 1, 4), OP_ZEROS(F32, 4), OP_ZEROS(F32, 1, 4));
     ask_add(be, OP_ZEROS(F32, 0, 4), OP_ZEROS(F32, 4), OP_ZEROS(F32, 0, 4));

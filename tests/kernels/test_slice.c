@@ -14,15 +14,25 @@ static void ask(const struct ops *be, int64_t n_m, int64_t n_all, int64_t n_part
                 int64_t first)
 {
     char name[64];
-    struct op_case c = {
-        .name = name, .fwd = fwd, .bwd = bwd, .n_inputs = 1, .number = first, .same_bits = true
-    };
+    struct op_case c = { .name = name,
+                         .fwd = fwd,
+                         .bwd = bwd,
+                         .n_inputs = 1,
+                         .number = first,
+                         .same_bits = true,
+                         .has_bf16 = true };
 
     snprintf(name, sizeof name, "slice %d of %d from %d", (int)n_part, (int)n_all, (int)first);
     c.input[0] = OP_FILLED(1, 1, 0, n_m, n_all, n_c);
     c.y = OP_ZEROS(F32, n_m, n_part, n_c);
     op_case_finish(&c);
     op_case_ask(be, &c);
+    /* x and y in F32 and BF16, each way: what is not BF16 here is asked above */
+    for (uint32_t wide = 1; wide < 3 && be->bf16; wide++) {
+        c.input_f32 = wide & 1;
+        c.y_f32 = wide >> 1;
+        op_case_bf16(be, &c);
+    }
 }
 
 static void takes_the_tokens_named(const struct ops *be)
