@@ -71,6 +71,7 @@ extern "C" {
     X(mask_loss_bwd)                                                                               \
     X(prompt_first)                                                                                \
     X(prompt_next)                                                                                 \
+    X(prompt_next_bwd)                                                                             \
     X(rasterize)                                                                                   \
     X(image_normalize)                                                                             \
     X(cast)                                                                                        \

@@ -419,6 +419,35 @@ static void test_plan_and_shapes(void)
     FIRST(a.coords, a.labels, a.gt, a.key);
 }
 
+/* The gradient goes to the candidate fed back, the first of equals, and nowhere else. */
+static void test_next_bwd(void)
+{
+    enum { M = 3, K = 4, h = 7, N = h * h };
+    static const float iou[M * K] = { .1f, .9f, .9f, .2f, .8f, .1f, .3f, .2f, .5f, .1f, .2f, .6f };
+    static const int32_t among[2 * M] = { 0, 4, 1, 4, 0, 1 };
+    static const int best[2][M] = { { 1, 0, 3 }, { 1, 2, 0 } };
+    struct tensor iou_pred = OP_ZEROS(F32, M, K), candidates = OP_ZEROS(I32, M, 2);
+    struct tensor dmask = OP_FILLED(3, 1, 0, M, h, h);
+
+    memcpy(iou_pred.data, iou, sizeof iou);
+    memcpy(candidates.data, among, sizeof among);
+    for (int limited = 0; limited < 2; limited++) {
+        struct tensor d = OP_FILLED(4, 1, 0, M, K, h, h), want = op_copy(d);
+        struct prompt_options o = options;
+
+        o.candidates = limited ? candidates : tensor_none();
+        OP_RUN(be->prompt_next_bwd(d, dmask, iou_pred, &o, s));
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < N; i++)
+                ((float *)want.data)[(m * K + best[limited][m]) * N + i] +=
+                    ((float *)dmask.data)[m * N + i];
+        CHECK_SAME_BITS(d.data, want.data, tensor_bytes(want));
+        OP_SHAPE_ERROR(be->prompt_next_bwd(dmask, dmask, iou_pred, &o, s));
+        OP_SHAPE_ERROR(be->prompt_next_bwd(d, d, iou_pred, &o, s));
+        OP_SHAPE_ERROR(be->prompt_next_bwd(d, dmask, dmask, &o, s));
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct world none = make(0, 2, 4, 8, 3);
@@ -434,6 +463,7 @@ int main(int argc, char **argv)
     test_next_without_error();
     test_first_without_mask();
     test_chunks();
+    test_next_bwd();
     test_plan_and_shapes();
     return check_done("prompt");
 }
