@@ -32,6 +32,7 @@
 #include "kernels/prompt.h"
 #include "kernels/rasterize.h"
 #include "kernels/residual.h"
+#include "kernels/residual_layernorm.h"
 #include "kernels/resize.h"
 #include "kernels/slice.h"
 
@@ -59,6 +60,8 @@ extern "C" {
     X(prompt_tokens_bwd)                                                                           \
     X(residual_fwd)                                                                                \
     X(residual_bwd)                                                                                \
+    X(residual_layernorm_fwd)                                                                      \
+    X(residual_layernorm_bwd)                                                                      \
     X(add_fwd)                                                                                     \
     X(add_bwd)                                                                                     \
     X(slice_fwd)                                                                                   \

@@ -3,6 +3,7 @@
 #define KERNELS_CUDA_DENSE_H
 
 #include "kernels/cuda/activation.h"
+#include "kernels/cuda/element.h"
 
 enum { SLOPE_THREADS = 256, SUM_COLUMNS = 32, SUM_STRIPES = 8 };
 static const int64_t MIN_SUM_CHUNK = 64, MAX_SUM_CHUNKS = 256;
@@ -56,7 +57,7 @@ __global__ static void __launch_bounds__(SLOPE_THREADS)
 
     if (c >= n_c) return;
     for (int64_t k = 0; k < n_chunks; k++) sum += sums[k * n_c + c];
-    put_gradient(out + c, add, sum);
+    element_gradient(out + c, add, sum);
 }
 
 static inline int64_t dense_bias_scratch(int64_t n_rows, int64_t n_c)

@@ -7,6 +7,7 @@
 #define KERNELS_CUDA_GEMM_H
 
 #include "kernels/cuda/activation.h"
+#include "kernels/cuda/element.h"
 
 /* Maps: the place of element (i,j), −1 for a zero that is not in memory. Neighbours in j are
  * neighbours in memory where ALONG_J says so. */
@@ -105,7 +106,7 @@ template <class MAP> struct gradient_output {
 
     DEVICE void put(int i, int j, float sum, int) const
     {
-        put_gradient(p + map.at(i, j), add, sum);
+        element_gradient(p + map.at(i, j), add, sum);
     }
 };
 
