@@ -114,7 +114,7 @@ __global__ static void __launch_bounds__(PRODUCTS_THREADS)
     products(products_output<TO> out, strided<TX> x, strided<TY> y, int n_a, int n_i, int n_j,
              int n_k, int put_i, int put_j)
 {
-    __shared__ float x_tile[PRODUCTS_SIDE][PRODUCTS_DEPTH + 1]; /* no bank conflicts */
+    __shared__ float x_tile[PRODUCTS_SIDE][PRODUCTS_DEPTH + 1]; /* read without bank conflicts */
     __shared__ float y_tile[PRODUCTS_SIDE][PRODUCTS_DEPTH + 1];
     const int i_tiles = (put_i + PRODUCTS_SIDE - 1) / PRODUCTS_SIDE;
     const int batch = (int)blockIdx.x / i_tiles, m = batch / n_a, a = batch % n_a;
