@@ -35,6 +35,7 @@
 #include "kernels/residual_layernorm.h"
 #include "kernels/resize.h"
 #include "kernels/slice.h"
+#include "kernels/token_to_image.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -55,6 +56,8 @@ extern "C" {
     X(attention_bwd)                                                                               \
     X(cross_attention_fwd)                                                                         \
     X(cross_attention_bwd)                                                                         \
+    X(token_to_image_fwd)                                                                          \
+    X(token_to_image_bwd)                                                                          \
     X(posenc_grid)                                                                                 \
     X(prompt_tokens_fwd)                                                                           \
     X(prompt_tokens_bwd)                                                                           \
