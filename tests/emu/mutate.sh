@@ -130,7 +130,6 @@ awk -v step="$step" '$1 % step == 0 { print $1 }' "$work/list" |
 cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"
 
 awk -v source="$source" '
-    FNR == 1 { file++ }
     file == 1 && /^[^#]/ { # the explanations, of this source
         at = index($0, " -- ")
         if (index($0, source " ") != 1) next
@@ -164,4 +163,4 @@ awk -v source="$source" '
             n["report"], n["numbers"], n["fault"], n["time"]
         printf "%d do not compile; %d survived, %d of them explained\n", n["uncompiled"], n["survived"], n_explained
         exit bad
-    }' "$explained" "$work/list" "$work/verdicts"
+    }' file=1 "$explained" file=2 "$work/list" file=3 "$work/verdicts"
