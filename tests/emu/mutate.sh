@@ -105,6 +105,11 @@ prepare() {
     echo $((1 + 2 * $3)) >"$work/$1_$noun.limit"
 }
 
+"$mutate" list "$top/$source" >"$work/list" || exit 2
+[ -s "$work/list" ] || {
+    echo "$source: no device code"
+    exit 0
+}
 units=$(units_of "$source" | tr '\n' ' ')
 [ -n "$units" ] || {
     echo "$source: no kernel is compiled from it"
@@ -124,13 +129,12 @@ for kind in checked fast; do
     for unit in $units; do prepare $kind "$unit" || exit 2; done
 done
 
-"$mutate" list "$top/$source" >"$work/list" || exit 2
 awk -v step="$step" -v source="$source" '
     file == 1 { sub(/ -- .*/, ""); explained[$0] = 1; next }
     { number = $1; sub(/^[0-9]+ [0-9]+ /, "") }
     step == "explained" ? source " " $0 in explained : number % step == 0 { print number }
     ' file=1 "$explained" file=2 "$work/list" |
-    xargs -P "$jobs" -n 1 "$0" --one "$work"
+    xargs -r -P "$jobs" -n 1 "$0" --one "$work"
 cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"
 
 awk -v source="$source" '
@@ -162,7 +166,7 @@ awk -v source="$source" '
     }
     END {
         for (key in reason) if (!(key in exists)) { print "explained, but no such mutant: " key; bad = 1 }
-        if (all == 0 && number > 0) { print source ": no mutant was tried"; bad = 1 }
+        if (all == 0) { print source ": no mutant was tried"; bad = 1 }
         printf "%s: %d mutants tried: %d by report, %d by numbers, %d by fault, %d by time; ", source, all,
             n["report"], n["numbers"], n["fault"], n["time"]
         printf "%d do not compile; %d survived, %d of them explained\n", n["uncompiled"], n["survived"], n_explained
