@@ -63,7 +63,6 @@ source=$2
 step=${3:-1}
 jobs=${4:-2}
 . "$settings"
-explained=${EXPLAINED:-$top/tests/emu/mutants.explained}
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 trap 'exit 2' INT TERM
@@ -105,6 +104,7 @@ prepare() {
     echo $((1 + 2 * $3)) >"$work/$1_$noun.limit"
 }
 
+cat "${EXPLAINED:-$top/tests/emu/mutants.explained}" >"$work/explained" || exit 2
 "$mutate" list "$top/$source" >"$work/list" || exit 2
 [ -s "$work/list" ] || {
     echo "$source: no device code"
@@ -133,7 +133,7 @@ awk -v step="$step" -v source="$source" '
     file == 1 { sub(/ -- .*/, ""); explained[$0] = 1; next }
     { number = $1; sub(/^[0-9]+ [0-9]+ /, "") }
     step == "explained" ? source " " $0 in explained : number % step == 0 { print number }
-    ' file=1 "$explained" file=2 "$work/list" |
+    ' file=1 "$work/explained" file=2 "$work/list" |
     xargs -r -P "$jobs" -n 1 "$0" --one "$work"
 cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"
 
@@ -171,4 +171,4 @@ awk -v source="$source" '
             n["report"], n["numbers"], n["fault"], n["time"]
         printf "%d do not compile; %d survived, %d of them explained\n", n["uncompiled"], n["survived"], n_explained
         exit bad
-    }' file=1 "$explained" file=2 "$work/list" file=3 "$work/verdicts"
+    }' file=1 "$work/explained" file=2 "$work/list" file=3 "$work/verdicts"
