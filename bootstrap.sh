@@ -158,9 +158,10 @@ demo() {
 
     # a demo that was interrupted goes on; one that was finished begins again
     keep_finished
+    # on the CPU, also where there is a GPU: two ranks would need two
     say "training on two ranks"
     {
-        $samforge launch -n 2 train configs/demo.yaml data.train=$data/train 2>&1 ||
+        $samforge launch -n 2 train configs/demo.yaml data.train=$data/train run.device=cpu 2>&1 ||
             echo "the training ended with code $?" | tee $data/failed
     } | progress
     [ ! -f $data/failed ] || {
@@ -169,7 +170,7 @@ demo() {
     }
     say "scoring it on images it has not seen"
     # three clicks: as many as its three rounds of training ever saw
-    $samforge launch -n 2 eval $run $data/val --clicks 3 --untrained --train $data/train \
+    $samforge launch -n 2 eval $run $data/val --device cpu --clicks 3 --untrained --train $data/train \
         --overlays $run/pictures >$run/scores.tmp
     mv $run/scores.tmp $run/scores.txt
     cat $run/scores.txt

@@ -7,7 +7,10 @@
 #ifndef KERNELS_PLUGIN_H
 #define KERNELS_PLUGIN_H
 
+#include "kernels/image_to_token.h"
 #include "kernels/ops.h"
+#include "kernels/token_to_image.h"
+#include "kernels/upscale.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,7 +28,10 @@ enum { PLUGIN_ABI = 1, PLUGIN_NAMES = 2048, PLUGIN_TEXT = 512 };
     X(struct adamw_segment)                                                                        \
     X(struct adamw_options)                                                                        \
     X(struct mask_loss_options)                                                                    \
-    X(struct prompt_options)
+    X(struct prompt_options)                                                                       \
+    X(struct image_to_token_weights)                                                               \
+    X(struct token_to_image_weights)                                                               \
+    X(struct upscale_weights)
 
 /* The first thing in the table, of one layout for ever. */
 struct plugin_abi {

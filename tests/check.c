@@ -77,6 +77,11 @@ void check_set_memory(const struct check_memory *m)
     device = m;
 }
 
+void check_settle(void)
+{
+    if (device && device->settle) device->settle();
+}
+
 static void *device_alloc(int64_t bytes)
 {
     if (n_buffers == MAX_BUFFERS) {

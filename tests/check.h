@@ -48,10 +48,14 @@ struct check_memory {
     void *(*take)(int64_t bytes, const char *name, bool zeros);
     void (*give)(void *p); /* NULL is allowed */
     int64_t (*n_faults)(void);
+    void (*settle)(void); /* waits until the device is done with it; NULL: it always is */
 };
 
 /* Where buffers come from henceforth. Keeps m. */
 void check_set_memory(const struct check_memory *m);
+
+/* Before host code looks at what a device was told to do. */
+void check_settle(void);
 
 /* Checks all guards, frees all buffers, prints the verdict; returns the exit code. */
 int check_done(const char *test);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "kernels/base/bf16.h"
+#include "kernels/plugin.h"
 #include "trainer/config.h"
 #include "trainer/image_encoder.h"
 #include "trainer/mask_decoder.h"
@@ -614,6 +615,10 @@ int main(int argc, char **argv)
             compute = BF16;
         else if (strcmp(argv[i], "f32") != 0)
             wrong = true;
+    }
+    if (!ops && *plugin_reason()) {
+        printf("skipped: %s\n", plugin_reason());
+        return EXIT_SKIPPED;
     }
     if (!ops || wrong) {
         fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu|cuda|emu] "

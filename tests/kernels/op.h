@@ -14,7 +14,8 @@
 #include "kernels/base/bf16.h"
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
-#include "tests/check.h"
+#include "kernels/plugin.h"
+#include "tests/check_shared.h"
 #ifdef TESTS_ON_EMU
 #include "tests/emu/device_memory.h"
 #endif
@@ -32,6 +33,7 @@ static inline struct stream op_stream(int64_t scratch_need)
         struct stream op_real_ = op_stream(op_plan_.scratch_need);                                 \
         s = &op_real_;                                                                             \
         CHECK((call) == OK);                                                                       \
+        check_settle();                                                                            \
     } while (0)
 
 /* The call must say E_SHAPE, planning and not; nothing may be touched. */
@@ -126,14 +128,18 @@ static inline struct tensor op_adding(struct tensor t)
     return t;
 }
 
-/* The backend named on the command line; the test ends here when there is none. On the emulator,
- * tensors are made in the device's memory: kernels see nothing else. */
+/* The backend named on the command line; the test ends here when there is none. On the emulator and
+ * on a GPU, tensors are made in memory that the device has too: kernels see nothing else. */
 static inline const struct ops *op_backend(int argc, char **argv)
 {
     const struct ops *be = argc == 2 ? ops_find(argv[1]) : NULL;
 
+    if (!be && argc == 2 && strcmp(argv[1], "cuda") == 0) {
+        printf("skipped: %s\n", plugin_reason());
+        exit(CHECK_SKIP);
+    }
     if (!be) {
-        fprintf(stderr, "usage: %s <backend>, ref, cpu or emu\n", argv[0]);
+        fprintf(stderr, "usage: %s <backend>, ref, cpu, cuda or emu\n", argv[0]);
         exit(2);
     }
     if (be->open() != OK) {
@@ -141,9 +147,11 @@ static inline const struct ops *op_backend(int argc, char **argv)
         exit(CHECK_SKIP);
     }
 #ifdef TESTS_ON_EMU
-    static const struct check_memory memory = { emu_take, emu_give, emu_reports };
+    static const struct check_memory memory = { emu_take, emu_give, emu_reports, NULL };
 
     check_set_memory(&memory);
+#else
+    if (!be->host_memory) check_set_memory(check_shared_memory(be));
 #endif
     return be;
 }
