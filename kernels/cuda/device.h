@@ -104,6 +104,15 @@ DEVICE void multiply_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uin
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* 2^x within 2^-22, 0 below 2^-126: one instruction; exp2f is four, for what is smaller */
+DEVICE float exp2_approximate(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* barrier id 1 to 15, of n_threads: whole warps */
 DEVICE void named_barrier(int id, int n_threads)
 {
@@ -177,6 +186,11 @@ DEVICE void multiply_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uin
                                 EMU_PLACE)
 {
     emu::multiply_bf16_16816(d, a, b, at);
+}
+
+DEVICE float exp2_approximate(float x)
+{
+    return x < -126 ? 0 : exp2f(x);
 }
 
 DEVICE void named_barrier(int id, int n_threads, EMU_PLACE)

@@ -14,6 +14,7 @@ bad=0
 
 # what must be in it
 case $(basename "$source") in
+attention.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 conform.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 layernorm.cu) opcodes='+SHFL +BAR +LDG +STG' ;;
 token_to_image.cu) opcodes='+HMMA +LDSM +LDGSTS' ;;
