@@ -16,6 +16,7 @@ bad=0
 case $(basename "$source") in
 attention.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 conform.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
+linear.cu | conv.cu) opcodes='+HMMA +LDSM +LDGSTS +BAR' ;;
 layernorm.cu) opcodes='+SHFL +BAR +LDG +STG' ;;
 token_to_image.cu) opcodes='+HMMA +LDSM +LDGSTS' ;;
 optimizer.cu) opcodes='+BAR +LDG +STG' ;;
