@@ -34,6 +34,7 @@
 #include "kernels/residual.h"
 #include "kernels/resize.h"
 #include "kernels/slice.h"
+#include "kernels/upscale.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -65,6 +66,8 @@ extern "C" {
     X(slice_bwd)                                                                                   \
     X(mask_product_fwd)                                                                            \
     X(mask_product_bwd)                                                                            \
+    X(upscale_fwd)                                                                                 \
+    X(upscale_bwd)                                                                                 \
     X(resize_fwd)                                                                                  \
     X(resize_bwd)                                                                                  \
     X(mask_loss_fwd)                                                                               \
