@@ -37,7 +37,7 @@ static inline struct tensor upscale_take(struct upscale_between *t, struct tenso
 static inline struct upscale_between upscale_layout(char *base, struct tensor x,
                                                     const struct upscale_weights *w, bool backward)
 {
-    struct upscale_between t = { 0 };
+    struct upscale_between t = {};
     const int64_t n_rows = 4 * x.dim[0] * x.dim[1] * x.dim[2];
     const struct tensor first =
         tensor_4d(NULL, x.dtype, x.dim[0], 2 * x.dim[1], 2 * x.dim[2], w->w1.dim[1]);
@@ -87,11 +87,8 @@ static inline enum status upscale_plain_gradients(const struct upscale_plain *f,
 /* What is left of s behind the first `own` bytes of its scratch. */
 static inline struct stream upscale_rest(const struct stream *s, char *scratch, int64_t own)
 {
-    struct stream rest = { 0 };
+    struct stream rest = { false, 0, scratch + own, s->scratch_bytes - own, s->queue };
 
-    rest.scratch = scratch + own;
-    rest.scratch_bytes = s->scratch_bytes - own;
-    rest.queue = s->queue;
     return rest;
 }
 
@@ -101,10 +98,9 @@ static inline enum status upscale_plain_fwd(const struct upscale_plain *f, struc
                                             struct stream *s)
 {
     struct upscale_between t = upscale_layout(NULL, x, w, false);
-    struct stream plan = { 0 };
+    struct stream plan = { true, 0, NULL, 0, NULL };
     void *scratch;
 
-    plan.planning = true;
     TRY(upscale_plain_features(f, &t, x, w, eps, &plan));
     TRY(f->mask_product_fwd(y, h, n_h, t.u2, &plan));
     STREAM_SCRATCH(s, scratch, t.bytes + plan.scratch_need);
@@ -124,10 +120,9 @@ static inline enum status upscale_plain_bwd(const struct upscale_plain *f, struc
                                             struct stream *s)
 {
     struct upscale_between t = upscale_layout(NULL, x, w, true);
-    struct stream plan = { 0 };
+    struct stream plan = { true, 0, NULL, 0, NULL };
     void *scratch;
 
-    plan.planning = true;
     TRY(upscale_plain_features(f, &t, x, w, eps, &plan));
     TRY(upscale_plain_gradients(f, &t, dx, dw, dh, dy, x, w, h, n_h, &plan));
     STREAM_SCRATCH(s, scratch, t.bytes + plan.scratch_need);

@@ -17,6 +17,7 @@ case $(basename "$source") in
 conform.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 layernorm.cu) opcodes='+SHFL +BAR +LDG +STG' ;;
 optimizer.cu) opcodes='+BAR +LDG +STG' ;;
+upscale.cu | upscale_bwd.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL' ;;
 *) opcodes='+LDG' ;;
 esac
 
