@@ -36,6 +36,7 @@
 #include "kernels/resize.h"
 #include "kernels/slice.h"
 #include "kernels/token_to_image.h"
+#include "kernels/upscale.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -71,6 +72,8 @@ extern "C" {
     X(slice_bwd)                                                                                   \
     X(mask_product_fwd)                                                                            \
     X(mask_product_bwd)                                                                            \
+    X(upscale_fwd)                                                                                 \
+    X(upscale_bwd)                                                                                 \
     X(resize_fwd)                                                                                  \
     X(resize_bwd)                                                                                  \
     X(mask_loss_fwd)                                                                               \

@@ -20,6 +20,7 @@ linear.cu | conv.cu) opcodes='+HMMA +LDSM +LDGSTS +BAR' ;;
 layernorm.cu) opcodes='+SHFL +BAR +LDG +STG' ;;
 token_to_image.cu) opcodes='+HMMA +LDSM +LDGSTS' ;;
 optimizer.cu) opcodes='+BAR +LDG +STG' ;;
+upscale.cu | upscale_bwd.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL' ;;
 *) opcodes='+LDG' ;;
 esac
 
