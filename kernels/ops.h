@@ -23,6 +23,7 @@
 #include "kernels/conv.h"
 #include "kernels/cross_attention.h"
 #include "kernels/image.h"
+#include "kernels/image_to_token.h"
 #include "kernels/layernorm.h"
 #include "kernels/linear.h"
 #include "kernels/mask_loss.h"
@@ -54,6 +55,8 @@ extern "C" {
     X(attention_bwd)                                                                               \
     X(cross_attention_fwd)                                                                         \
     X(cross_attention_bwd)                                                                         \
+    X(image_to_token_fwd)                                                                          \
+    X(image_to_token_bwd)                                                                          \
     X(posenc_grid)                                                                                 \
     X(prompt_tokens_fwd)                                                                           \
     X(prompt_tokens_bwd)                                                                           \
