@@ -26,6 +26,18 @@
             FAIL(E_DEVICE, "launch of %s: %s", #kernel, cudaGetErrorString(launched_));            \
     } while (0)
 
+/* Host, before a launch of the kernel: shared_bytes above 48 KiB are asked for; 163 KiB on sm_80. */
+template <class... P> static inline enum status allow_shared(void (*kernel)(P...), size_t bytes)
+{
+    const cudaError_t e = cudaFuncSetAttribute(
+        (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+
+    if (e != cudaSuccess)
+        FAIL(E_DEVICE, "%zu bytes of shared memory for a block: %s; this GPU has less", bytes,
+             cudaGetErrorString(e));
+    return OK;
+}
+
 /* unsigned char *name: the launch's shared_bytes, aligned for vectors */
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
@@ -115,6 +127,14 @@ static inline enum status device_get(void *host, const void *dev, size_t bytes, 
             FAIL(E_DEVICE, "launch of %s: no GPU takes it", #kernel);                              \
     } while (0)
 #define DYNAMIC_SHARED(name) unsigned char *name = (unsigned char *)emu::dynamic_shared()
+
+/* The emulator holds every launch to sm_80's 163 KiB (machine.h), and needs no asking. */
+template <class... P> static inline enum status allow_shared(void (*)(P...), size_t bytes)
+{
+    if (bytes > 163 << 10)
+        FAIL(E_DEVICE, "%zu bytes of shared memory for a block: sm_80 has 163 KiB", bytes);
+    return OK;
+}
 
 DEVICE void acquire_blocks(void)
 {
