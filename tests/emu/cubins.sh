@@ -15,6 +15,7 @@ bad=0
 # what must be in it
 case $(basename "$source") in
 conform.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
+image_to_token.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 layernorm.cu) opcodes='+SHFL +BAR +LDG +STG' ;;
 optimizer.cu) opcodes='+BAR +LDG +STG' ;;
 *) opcodes='+LDG' ;;
