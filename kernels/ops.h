@@ -23,6 +23,7 @@
 #include "kernels/conv.h"
 #include "kernels/cross_attention.h"
 #include "kernels/image.h"
+#include "kernels/image_to_token.h"
 #include "kernels/layernorm.h"
 #include "kernels/linear.h"
 #include "kernels/mask_loss.h"
@@ -59,6 +60,8 @@ extern "C" {
     X(cross_attention_bwd)                                                                         \
     X(token_to_image_fwd)                                                                          \
     X(token_to_image_bwd)                                                                          \
+    X(image_to_token_fwd)                                                                          \
+    X(image_to_token_bwd)                                                                          \
     X(posenc_grid)                                                                                 \
     X(prompt_tokens_fwd)                                                                           \
     X(prompt_tokens_bwd)                                                                           \
