@@ -7,7 +7,7 @@
 #include "kernels/attention_check.h"
 #include "kernels/base/arena.h"
 #include "kernels/cuda/dense.h"
-#include "kernels/cuda/flash_bf16.h"
+#include "kernels/cuda/flash_bf16_bwd.h"
 #include "kernels/cuda/flash_terms.h"
 
 enum { FLASH_BF16_MAX_D = 96 };
