@@ -572,10 +572,9 @@ __global__ static void __launch_bounds__(TILE_THREADS, 2)
     float *const sums = memory.sums + (int)threadIdx.x / 32 * tile_memory<CP>::SUMS;
     const int64_t i = (int64_t)blockIdx.x * TILE_ROWS + (int)threadIdx.x / 32 * OWN_ROWS;
     const int left = f.n_x - i < OWN_ROWS ? (int)(f.n_x - i) : OWN_ROWS;
-    const int64_t m_first = blockIdx.y * w.group;
-    const int64_t m_end = m_first + w.group < f.n_masks ? m_first + w.group : f.n_masks;
+    const int m_first = (int)blockIdx.y * (int)w.group; /* masks are fewer than 2^16 */
 
-    for (int64_t m = m_first; m < m_end; m++) {
+    for (int m = m_first; m < m_first + (int)w.group && m < (int)f.n_masks; m++) {
         const int64_t row = m * f.n_x + i;
         float z[CP / 8][4];
 
