@@ -23,6 +23,7 @@
 #include "kernels/conv.h"
 #include "kernels/cross_attention.h"
 #include "kernels/image.h"
+#include "kernels/image_to_token.h"
 #include "kernels/layernorm.h"
 #include "kernels/linear.h"
 #include "kernels/mask_loss.h"
@@ -32,8 +33,11 @@
 #include "kernels/prompt.h"
 #include "kernels/rasterize.h"
 #include "kernels/residual.h"
+#include "kernels/residual_layernorm.h"
 #include "kernels/resize.h"
 #include "kernels/slice.h"
+#include "kernels/token_to_image.h"
+#include "kernels/upscale.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -54,23 +58,32 @@ extern "C" {
     X(attention_bwd)                                                                               \
     X(cross_attention_fwd)                                                                         \
     X(cross_attention_bwd)                                                                         \
+    X(token_to_image_fwd)                                                                          \
+    X(token_to_image_bwd)                                                                          \
+    X(image_to_token_fwd)                                                                          \
+    X(image_to_token_bwd)                                                                          \
     X(posenc_grid)                                                                                 \
     X(prompt_tokens_fwd)                                                                           \
     X(prompt_tokens_bwd)                                                                           \
     X(residual_fwd)                                                                                \
     X(residual_bwd)                                                                                \
+    X(residual_layernorm_fwd)                                                                      \
+    X(residual_layernorm_bwd)                                                                      \
     X(add_fwd)                                                                                     \
     X(add_bwd)                                                                                     \
     X(slice_fwd)                                                                                   \
     X(slice_bwd)                                                                                   \
     X(mask_product_fwd)                                                                            \
     X(mask_product_bwd)                                                                            \
+    X(upscale_fwd)                                                                                 \
+    X(upscale_bwd)                                                                                 \
     X(resize_fwd)                                                                                  \
     X(resize_bwd)                                                                                  \
     X(mask_loss_fwd)                                                                               \
     X(mask_loss_bwd)                                                                               \
     X(prompt_first)                                                                                \
     X(prompt_next)                                                                                 \
+    X(prompt_next_bwd)                                                                             \
     X(rasterize)                                                                                   \
     X(image_normalize)                                                                             \
     X(cast)                                                                                        \

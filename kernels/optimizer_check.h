@@ -9,10 +9,10 @@
 extern "C" {
 #endif
 
-enum status grad_norm_check(struct tensor g) MUST_CHECK;
+enum status grad_norm_check(struct tensor squares, struct tensor g) MUST_CHECK;
 enum status adamw_check(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
-                        struct tensor g, const struct adamw_segment *segment, int n_segments,
-                        const struct adamw_options *o) MUST_CHECK;
+                        struct tensor g, struct tensor squares, const struct adamw_segment *segment,
+                        int n_segments, const struct adamw_options *o) MUST_CHECK;
 
 #ifdef __cplusplus
 }

@@ -24,9 +24,11 @@
  *   Written to slot n_points[m], which grows by one; n_points[m] < P is a precondition.
  *   A mask of weight 0 gets a (0,0) label −1 click.
  *
+ * prompt_next_bwd: where the fed-back mask is differentiated, dlogits[m,best] += dmask[m].
+ *
  *   coords (M,P,2) f32   labels (M,P) i32   n_points (M) i32   gt (M,R,R) u8   box (M,4) f32
  *   size (2) f32: width, height   weight (M) f32   logits (M,K,h,h)   iou_pred (M,K)
- *   mask_prompt (M,h,h)   key (2) i64 as in residual.h.   M = 0 is allowed. */
+ *   mask_prompt dmask (M,h,h)   dlogits (M,K,h,h)   key (2) i64 as in residual.h.   M = 0 is allowed. */
 #ifndef KERNELS_PROMPT_H
 #define KERNELS_PROMPT_H
 
@@ -60,8 +62,12 @@ typedef enum status prompt_next_fn(struct tensor mask_prompt, struct tensor coor
                                    struct tensor weight, struct tensor key, int64_t m_first,
                                    int round, bool add_point, const struct prompt_options *o,
                                    struct stream *s) MUST_CHECK;
+typedef enum status prompt_next_bwd_fn(struct tensor dlogits, struct tensor dmask,
+                                       struct tensor iou_pred, const struct prompt_options *o,
+                                       struct stream *s) MUST_CHECK;
 prompt_first_fn prompt_first_ref, prompt_first_cpu, prompt_first_cuda;
 prompt_next_fn prompt_next_ref, prompt_next_cpu, prompt_next_cuda;
+prompt_next_bwd_fn prompt_next_bwd_ref, prompt_next_bwd_cpu, prompt_next_bwd_cuda;
 
 #ifdef __cplusplus
 }

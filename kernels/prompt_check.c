@@ -62,3 +62,18 @@ enum status prompt_next_check(struct tensor mask_prompt, struct tensor coords, s
              (long long)gt.dim[1], round);
     return OK;
 }
+
+enum status prompt_next_bwd_check(struct tensor dlogits, struct tensor dmask,
+                                  struct tensor iou_pred, const struct prompt_options *o)
+{
+    const char *const op = "prompt_next_bwd";
+    const int64_t M = dlogits.dim[0], K = dlogits.dim[1], h = dlogits.dim[2];
+
+    TENSOR_EXPECT(op, dlogits, F32, -1, -1, -1, -1);
+    TENSOR_EXPECT(op, dlogits, F32, M, K, h, h);
+    TENSOR_EXPECT(op, dmask, F32, M, h, h);
+    TENSOR_EXPECT(op, iou_pred, F32, M, K);
+    if (!tensor_is_none(o->candidates)) TENSOR_EXPECT(op, o->candidates, I32, M, 2);
+    if (K < 1) FAIL(E_SHAPE, "%s: there is no mask to choose from", op);
+    return OK;
+}

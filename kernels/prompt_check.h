@@ -17,6 +17,9 @@ enum status prompt_next_check(struct tensor mask_prompt, struct tensor coords, s
                               struct tensor gt, struct tensor weight, struct tensor key,
                               int64_t m_first, int round,
                               const struct prompt_options *o) MUST_CHECK;
+enum status prompt_next_bwd_check(struct tensor dlogits, struct tensor dmask,
+                                  struct tensor iou_pred,
+                                  const struct prompt_options *o) MUST_CHECK;
 
 #ifdef __cplusplus
 }

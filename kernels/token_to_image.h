@@ -9,7 +9,7 @@
  *
  *   q dq y dy (M,t,I)   x dx (M,T,C) or (1,T,C): shared by all masks, dx is then the sum over masks, in
  *   order   pe (T,C), without a gradient   wk wv (I,C)   bk bv (I)   lse (M,A,t) F32   z (M,A,t,C)
- *   lse and z are written forward, read backward. bk's gradient is zero.
+ *   lse and z are written forward, read backward. bk's gradient is zero. In BF16 wk wv z are BF16 too.
  *   Deterministic. M = 0 is allowed; t ≤ 16. */
 #ifndef KERNELS_TOKEN_TO_IMAGE_H
 #define KERNELS_TOKEN_TO_IMAGE_H

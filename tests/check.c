@@ -7,7 +7,7 @@
 
 int check_fails;
 
-enum { GUARD_BYTES = 64, MAX_BUFFERS = 4096 };
+enum { GUARD_BYTES = 64, MAX_BUFFERS = 16384 };
 static const unsigned char guard = 0xA5;
 
 static const struct check_memory *device; /* NULL: the host's memory */

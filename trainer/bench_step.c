@@ -103,15 +103,16 @@ static enum status step(struct bench *b, int64_t timed)
 
         TRY(next_slot(b, i, &made_up, &slot));
         data += clock_lap(&since);
-        TRY(learner_slot(&b->learner, slot, &losses));
-        masks += (double)losses.n_masks;
+        TRY(learner_slot(&b->learner, slot));
+        masks += (double)slot->n_masks;
+        if (b->learner.sync) TRY(learner_losses(&b->learner, &losses));
         clock_lap(&since);
         if (b->loader) loader_done(b->loader, slot);
     }
-    TRY(learner_sum(&b->learner, &norm, &exposed));
+    TRY(learner_sum(&b->learner, &exposed));
     sums = clock_lap(&since);
-    TRY(learner_update(&b->learner, 1 / (masks > 0 ? masks : 1), b->at, b->at + 1));
-    TRY(b->ops->sync(&b->learner.sam->stream));
+    TRY(learner_update(&b->learner, masks > 0 ? masks : 1, b->at, b->at + 1));
+    TRY(learner_norm(&b->learner, &norm)); /* waits */
     optimizer = clock_lap(&since);
     b->at++;
     if (timed < 0) return OK;

@@ -30,8 +30,10 @@ static enum status create_state(struct learner *l, const struct ops *ops)
     const int64_t step = arena_round(n * (int64_t)sizeof(float)) / (int64_t)sizeof(float);
     float *arrays[LEARNER_ARRAYS], *room;
 
-    TRY(ops->alloc(&l->state, (ops->host_memory ? 2 : 3) * step * (int64_t)sizeof(float)));
-    l->m = l->state;
+    TRY(ops->alloc(&l->state,
+                   ARENA_ALIGN + (ops->host_memory ? 2 : 3) * step * (int64_t)sizeof(float)));
+    l->squares = tensor_1d(l->state, F64, 2);
+    l->m = (float *)((char *)l->state + ARENA_ALIGN);
     l->v = l->m + step;
     if (!ops->host_memory) l->grads = l->v + step;
     TRY(staging_room(ops, LEARNER_ARRAYS * n * (int64_t)sizeof(float), &l->host_room));
@@ -158,46 +160,62 @@ static enum status hand_over(struct learner *l, float *grads)
     return OK;
 }
 
-static enum status slot_on_device(struct learner *l, const struct loader_slot *slot,
-                                  struct objective_losses *losses)
+static enum status slot_on_device(struct learner *l, const struct loader_slot *slot)
 {
     struct sam *s = l->sam;
     float *grads;
 
     TRY(s->ops->zero(l->grads, s->params.n_floats * 4, &s->stream));
-    TRY(objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL, losses));
+    TRY(objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL));
     if (!l->sync) return OK;
     TRY(grad_sync_slot_begin(l->sync, &grads));
     return hand_over(l, grads);
 }
 
-enum status learner_slot(struct learner *l, const struct loader_slot *slot,
-                         struct objective_losses *losses)
+enum status learner_slot(struct learner *l, const struct loader_slot *slot)
 {
     float *grads;
 
-    if (l->grads) return slot_on_device(l, slot, losses);
+    if (l->grads) return slot_on_device(l, slot);
     TRY(grad_sync_slot_begin(l->sync, &grads));
-    TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l, losses));
+    TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l));
     return l->ready;
 }
 
-enum status learner_sum(struct learner *l, double *norm, double *exposed_seconds)
+enum status learner_losses(struct learner *l, struct objective_losses *losses)
+{
+    return objective_losses(l->objective, losses);
+}
+
+static struct tensor square(const struct learner *l, int i)
+{
+    return tensor_1d((double *)l->squares.data + i, F64, 1);
+}
+
+enum status learner_sum(struct learner *l, double *exposed_seconds)
 {
     struct sam *s = l->sam;
     const int64_t n = s->params.n_floats;
-    double squares;
 
     *exposed_seconds = 0;
     if (l->sync) TRY(grad_sync_wait(l->sync, &l->total, exposed_seconds));
     if (l->sync && l->grads) TRY(s->ops->put(l->grads, l->total, n * 4, &s->stream));
     if (l->grads) l->total = l->grads;
-    TRY(s->ops->grad_norm(&squares, tensor_1d(l->total, F32, n), &s->stream));
+    if (!l->sync) TRY(objective_squares(l->objective, square(l, 1)));
+    return s->ops->grad_norm(square(l, 0), tensor_1d(l->total, F32, n), &s->stream);
+}
+
+enum status learner_norm(struct learner *l, double *norm)
+{
+    double squares;
+
+    TRY(l->sam->ops->get(&squares, l->squares.data, sizeof squares, &l->sam->stream));
+    TRY(l->sam->ops->sync(&l->sam->stream));
     *norm = sqrt(squares);
     return OK;
 }
 
-enum status learner_update(struct learner *l, double scale, int64_t step, int64_t t)
+enum status learner_update(struct learner *l, double masks, int64_t step, int64_t t)
 {
     struct sam *s = l->sam;
     const int64_t n = s->params.n_floats;
@@ -205,12 +223,14 @@ enum status learner_update(struct learner *l, double scale, int64_t step, int64_
                                      .beta1 = (float)l->config->optim_beta1,
                                      .beta2 = (float)l->config->optim_beta2,
                                      .eps = (float)l->config->optim_eps,
-                                     .grad_scale = (float)scale,
-                                     .step = t };
-
+                                     .grad_scale = (float)(1 / masks),
+                                     .step = t,
+                                     .clip = (float)l->config->optim_clip };
+    struct tensor decide = l->squares;
     const struct tensor w16 = s->weights16 ? tensor_1d(s->weights16, BF16, n) : tensor_none();
 
+    if (l->sync) decide.dim[0] = 1;
     return s->ops->adamw(tensor_1d(s->weights, F32, n), tensor_1d(l->m, F32, n),
-                         tensor_1d(l->v, F32, n), w16, tensor_1d(l->total, F32, n), l->segment,
-                         s->params.n, &o, &s->stream);
+                         tensor_1d(l->v, F32, n), w16, tensor_1d(l->total, F32, n), decide,
+                         l->segment, s->params.n, &o, &s->stream);
 }

@@ -1,6 +1,9 @@
 /* A model that learns: the SAM, its objective, the sums of its gradients over slots and ranks, and AdamW's state. What a step
  * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create.
  *
+ * Where a step is one slot of one rank on a device (sync is NULL), nothing of it waits for the device until losses or norm are
+ * asked for; elsewhere ask for each slot's losses before the next slot.
+ *
  * Gradients on a device: a slot's are copied to the host when they are complete, summed there over slots and ranks, and the sum is
  * copied back; where a step is one slot of one rank, the device's buffer is the sum. */
 #ifndef TRAINER_LEARNER_H
@@ -20,6 +23,7 @@ struct learner {
     void *state;             /* device memory behind moments and gradients; owned */
     float *m, *v;            /* moments, in the layout of params.h */
     float *grads;            /* of a slot, then the sum; NULL: the host's buffers of sync serve */
+    struct tensor squares;   /* (2) f64, device: of total, of the losses; in state */
     float *total; /* the last step's gradient: the sum over all slots, the same on all ranks */
     float *host[LEARNER_ARRAYS]; /* weights, m, v for the host: copies, or the device's own */
     void *host_room;             /* of the copies; owned */
@@ -38,14 +42,20 @@ void learner_destroy(struct learner *l); /* accepts half-built ones */
 enum status learner_to_host(struct learner *l, int64_t begin, int64_t end) MUST_CHECK;
 enum status learner_from_host(struct learner *l) MUST_CHECK;
 
-/* Local, in a rank's last slot sending what is complete. The gradient and the losses of the rank's next slot. */
-enum status learner_slot(struct learner *l, const struct loader_slot *slot,
-                         struct objective_losses *losses) MUST_CHECK;
+/* Local, in a rank's last slot sending what is complete. The gradient of the rank's next slot. */
+enum status learner_slot(struct learner *l, const struct loader_slot *slot) MUST_CHECK;
 
-/* Collective. Waits until total is complete; *norm is its 2-norm, the same bits on all ranks. */
-enum status learner_sum(struct learner *l, double *norm, double *exposed_seconds) MUST_CHECK;
+/* Local. The losses of the last slot; waits for the device. */
+enum status learner_losses(struct learner *l, struct objective_losses *losses) MUST_CHECK;
 
-/* Local. One AdamW update from scale · total: the learning rate is that of `step` (from 0), and this is update `t` (from 1). */
-enum status learner_update(struct learner *l, double scale, int64_t step, int64_t t) MUST_CHECK;
+/* Collective. total is complete for what is queued behind this; so is its norm. */
+enum status learner_sum(struct learner *l, double *exposed_seconds) MUST_CHECK;
+
+/* Local. total's 2-norm, the same bits on all ranks; waits for the device. */
+enum status learner_norm(struct learner *l, double *norm) MUST_CHECK;
+
+/* Local. One AdamW update from total/masks, clipped; queued. It leaves everything as it is when total is not finite, or where the sum is the
+ * device's a loss is not. The learning rate is that of `step` (from 0), and this is update `t` (from 1). */
+enum status learner_update(struct learner *l, double masks, int64_t step, int64_t t) MUST_CHECK;
 
 #endif

@@ -58,7 +58,8 @@ struct loop {
 };
 
 /* ---- gradients ------------------------------------------------------------------------------ */
-/* The gradients of this rank's slots, their sums on the way while the last backward pass still runs. */
+/* The gradients of this rank's slots, their sums on the way while the last backward pass still runs; where the sum is the device's,
+ * the update with them, so that the device is waited for only once a step. */
 static enum status add_gradients(struct loop *l)
 {
     for (int64_t i = l->learner.slots.begin; i < l->learner.slots.end; i++) {
@@ -70,11 +71,19 @@ static enum status add_gradients(struct loop *l)
         l->loader_wait_ns += clock_ns() - began;
         ASSERT(slot->step == l->at.step && slot->slot == i);
         watchdog_feed("forward and backward", l->at.step, 0);
-        TRY(learner_slot(&l->learner, slot, l->losses + i));
+        TRY(learner_slot(&l->learner, slot));
+        l->losses[i].n_masks = slot->n_masks;
         loader_done(l->loader, slot);
+        if (l->learner.sync) TRY(learner_losses(&l->learner, l->losses + i));
     }
     watchdog_feed("summing gradients", l->at.step, 0);
-    return learner_sum(&l->learner, &l->grad_norm, &l->exposed_seconds);
+    TRY(learner_sum(&l->learner, &l->exposed_seconds));
+    if (l->learner.sync) return learner_norm(&l->learner, &l->grad_norm);
+    if (l->losses[0].n_masks > 0) /* decided by what lies on the device, and told here afterwards */
+        TRY(learner_update(&l->learner, (double)l->losses[0].n_masks, l->at.step,
+                           l->at.updates + 1));
+    TRY(learner_losses(&l->learner, l->losses));
+    return learner_norm(&l->learner, &l->grad_norm);
 }
 
 static bool due(int64_t step, int64_t every)
@@ -153,8 +162,7 @@ static enum status update(struct loop *l)
              l->c->data_train);
     }
     l->empty_images = 0;
-    TRY(learner_update(&l->learner, schedule_clip(l->c, l->grad_norm) / masks, l->at.step,
-                       l->at.updates + 1));
+    if (l->learner.sync) TRY(learner_update(&l->learner, masks, l->at.step, l->at.updates + 1));
     l->at.updates++;
     return OK;
 }

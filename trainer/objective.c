@@ -8,10 +8,18 @@
 #include "kernels/base/arena.h"
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
+#include "kernels/prompt_draw.h"
 #include "trainer/schedule.h"
 #include "trainer/staging.h"
 
 enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 */
+enum { VALUES = MASK_TOKENS * MASK_LOSS_VALUES }; /* a mask's, of a round */
+
+/* A round of a chunk whose losses lie in the history. */
+struct entry {
+    int64_t K, n_valid, chunk; /* masks predicted; masks that count */
+    bool first, last, among;   /* round of the plan; chosen among host_candidates */
+};
 
 struct objective {
     struct sam *sam;
@@ -19,23 +27,28 @@ struct objective {
     struct mask_loss_options loss;
     struct prompt_options prompt;
     struct tensor gt, box, weight, valid, size,
-        candidates;                  /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) */
-    struct tensor key;               /* (2) i64: prompts */
-    struct tensor *value, *selected; /* (n_rounds_kept) (M,K,4) and (M) of each kept round */
+        candidates;    /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) */
+    struct tensor key; /* (2) i64: prompts */
+    struct tensor value,
+        selected; /* (E,M,4,4) f32, a round's (M,K,4) at its start, and (E,M) i32: the history of a slot */
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor first;      /* (M+1) of the chunk, into runs */
-    struct tensor runs;       /* of the slot; grows when a slot has more than ever before */
-    struct stream raster;     /* the same queue, with rasterize's own scratch; owned */
-    void *runs_memory;        /* owned */
-    float *host_value;        /* (M,K,4) */
+    struct tensor first;  /* (M+1) of the chunk, into runs */
+    struct tensor runs;   /* of the slot; grows when a slot has more than ever before */
+    struct stream raster; /* the same queue, with rasterize's own scratch; owned */
+    void *runs_memory;    /* owned */
+    struct entry *entry;  /* (E), of which n_entries are the last slot's */
+    int64_t n_entries, n_masks;
+    float *host_value;        /* as value */
+    int32_t *host_selected;   /* as selected */
     int32_t *host_ints;       /* (2·M) */
+    float *host_weight;       /* (M) */
     int64_t *host_first;      /* (M+1) */
-    int32_t *host_candidates; /* (M,2), what candidates holds */
-    void *labels_room, *iou_room, *trace_room; /* staging: (M,P) i32, (M,K) f32; what is traced */
-    XXH3_state_t *trace;                       /* NULL: not traced */
-    bool timed;                                /* laps wait for the device */
+    int32_t *host_candidates; /* (chunks,M,2), what candidates held */
+    void *trace_room;         /* staging: what is traced */
+    XXH3_state_t *trace;      /* NULL: not traced */
+    bool timed;               /* laps wait for the device */
     struct objective_times times;
 };
 
@@ -73,6 +86,16 @@ static void take(struct objective *o, struct tensor *t, struct tensor shape)
     o->memory_bytes += arena_round(tensor_bytes(shape));
 }
 
+static int64_t n_chunks(const struct objective *o)
+{
+    return (o->sam->config->train_masks + o->sam->M - 1) / o->sam->M;
+}
+
+static int64_t n_history(const struct objective *o)
+{
+    return n_chunks(o) * o->sam->config->train_rounds;
+}
+
 static void carve(struct objective *o)
 {
     const struct sam *s = o->sam;
@@ -88,10 +111,8 @@ static void carve(struct objective *o)
     take(o, &o->key, tensor_1d(NULL, I64, 2));
     take(o, &o->first, tensor_1d(NULL, I64, M + 1));
     take(o, &o->d_mask, tensor_3d(NULL, F32, M, L, L));
-    for (int i = 0; i < s->n_rounds_kept; i++) {
-        take(o, o->value + i, tensor_3d(NULL, F32, M, MASK_TOKENS, MASK_LOSS_VALUES));
-        take(o, o->selected + i, tensor_1d(NULL, I32, M));
-    }
+    take(o, &o->value, tensor_4d(NULL, F32, n_history(o), M, MASK_TOKENS, MASK_LOSS_VALUES));
+    take(o, &o->selected, tensor_2d(NULL, I32, n_history(o), M));
 }
 
 /* A dry pass over every op outside the programs: shapes are right, and this much scratch is needed. */
@@ -116,8 +137,10 @@ static enum status plan(struct objective *o, struct stream *dry)
         TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid, &o->loss, dry));
         TRY(s->ops->mask_loss_bwd(logits, iou, value, selected, logits, o->gt, iou, o->valid,
                                   o->weight, 1, &o->loss, dry));
+        TRY(s->ops->prompt_next_bwd(logits, mask, iou, &o->prompt, dry));
     }
-    return OK;
+    return s->ops->grad_norm(tensor_1d(NULL, F64, 1),
+                             tensor_1d(NULL, F32, n_history(o) * M * VALUES), dry);
 }
 
 /* What rasterizing an h×w image's masks needs depends on the image: the scratch for it is apart from the others', and grows. */
@@ -139,19 +162,18 @@ static enum status reserve_raster(struct objective *o, int32_t h, int32_t w)
 static enum status create(struct objective *o)
 {
     const struct sam *s = o->sam;
-    const size_t kept = (size_t)s->n_rounds_kept, M = (size_t)s->M;
+    const size_t M = (size_t)s->M, E = (size_t)n_history(o);
 
-    o->value = calloc(kept, sizeof *o->value);
-    o->selected = calloc(kept, sizeof *o->selected);
-    o->host_value = calloc(M * MASK_TOKENS * MASK_LOSS_VALUES, sizeof *o->host_value);
+    o->entry = calloc(E, sizeof *o->entry);
+    o->host_value = calloc(E * M * VALUES, sizeof *o->host_value);
+    o->host_selected = calloc(E * M, sizeof *o->host_selected);
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
+    o->host_weight = calloc(M, sizeof *o->host_weight);
     o->host_first = calloc(M + 1, sizeof *o->host_first);
-    o->host_candidates = calloc(2 * M, sizeof *o->host_candidates);
-    if (!o->value || !o->selected || !o->host_value || !o->host_ints || !o->host_first ||
-        !o->host_candidates)
+    o->host_candidates = calloc((size_t)n_chunks(o) * 2 * M, sizeof *o->host_candidates);
+    if (!o->entry || !o->host_value || !o->host_selected || !o->host_ints || !o->host_weight ||
+        !o->host_first || !o->host_candidates)
         FAIL(E_MEMORY, "the objective's lists");
-    TRY(staging_room(s->ops, s->M * s->P * 4, &o->labels_room));
-    TRY(staging_room(s->ops, s->M * MASK_TOKENS * 4, &o->iou_room));
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
@@ -224,14 +246,13 @@ void objective_destroy(struct objective *o)
     if (o->runs_memory) o->sam->ops->free(o->runs_memory);
     if (o->raster.scratch) o->sam->ops->free(o->raster.scratch);
     XXH3_freeState(o->trace);
-    free(o->value);
-    free(o->selected);
+    free(o->entry);
     free(o->host_value);
+    free(o->host_selected);
     free(o->host_ints);
+    free(o->host_weight);
     free(o->host_first);
     free(o->host_candidates);
-    free(o->labels_room);
-    free(o->iou_room);
     free(o->trace_room);
     free(o);
 }
@@ -289,12 +310,12 @@ static enum status put_chunk(struct objective *o, const struct loader_slot *slot
                             (int32_t)S };
 
     for (int64_t m = 0; m < M; m++) {
-        o->host_value[m] = m < n ? 1 : 0;
+        o->host_weight[m] = m < n ? 1 : 0;
         o->host_ints[2 * m] = (int32_t)((slot->new_height * o->R + S - 1) / S);
         o->host_ints[2 * m + 1] = (int32_t)((slot->new_width * o->R + S - 1) / S);
     }
     for (int64_t m = 0; m <= M; m++) o->host_first[m] = slot->first[begin + (m < n ? m : n)];
-    TRY(s->ops->put(o->weight.data, o->host_value, M * 4, &s->stream));
+    TRY(s->ops->put(o->weight.data, o->host_weight, M * 4, &s->stream));
     TRY(s->ops->put(o->valid.data, o->host_ints, M * 8, &s->stream));
     TRY(s->ops->put(o->first.data, o->host_first, tensor_bytes(o->first), &s->stream));
     TRY(s->ops->zero(o->box.data, tensor_bytes(o->box), &s->stream));
@@ -322,30 +343,29 @@ static enum status trace(struct objective *o, const struct sam_prompts *p, int n
     return OK;
 }
 
-/* A lone box may be one prompt of several meanings or not (SAM_SPEC C.5 #3): then its only candidate is token 0. */
-static enum status put_candidates(struct objective *o)
+/* A lone box may be one prompt of several meanings or not (SAM_SPEC C.5 #3): then its only candidate is token 0. Which masks
+ * have a box follows from their random numbers: prompt.h. */
+static enum status put_candidates(struct objective *o, struct rng_key key, int64_t begin)
 {
     struct sam *s = o->sam;
-    const int64_t M = s->M, P = s->P;
-    const void *at;
-    const int32_t *labels;
+    int32_t *of = o->host_candidates + begin / s->M * 2 * s->M;
 
-    TRY(staging_read(s->ops, &s->stream, s->prompts->labels.data, M * P * 4, o->labels_room, &at));
-    labels = at;
-    for (int64_t m = 0; m < M; m++) {
-        const bool box = labels[m * P] == 2;
+    for (int64_t m = 0; m < s->M; m++) {
+        const struct rng_key k = rng_sub(key, (uint64_t)(begin + m));
+        const bool box =
+            o->host_weight[m] > 0 && rng_uniform(k, PROMPT_DRAW_KIND) < o->prompt.box_share;
 
-        o->host_candidates[2 * m] = box ? 0 : 1;
-        o->host_candidates[2 * m + 1] = box ? 1 : MASK_TOKENS;
+        of[2 * m] = box ? 0 : 1;
+        of[2 * m + 1] = box ? 1 : MASK_TOKENS;
     }
-    return s->ops->put(o->candidates.data, o->host_candidates, M * 8, &s->stream);
+    return s->ops->put(o->candidates.data, of, s->M * 8, &s->stream);
 }
 
 /* What one round of a chunk is about. */
 struct round {
     int index, kept; /* of the plan; which block holds its activations */
     enum sam_round kind;
-    struct tensor logits, iou, value;
+    struct tensor logits, iou, value, selected;
     struct mask_loss_options loss;
     struct prompt_options prompt;
 };
@@ -358,86 +378,95 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
     return i == 1 && !plan->click[0] && c->train_silent_multimask ? SAM_NEXT_THREE : SAM_NEXT;
 }
 
-/* What the round's masks are chosen among, for the host. */
-static const int32_t *host_candidates(const struct objective *o, const struct round *r)
+/* Of the IoU head over mask m's candidates. value: the mask's (K,4). */
+static double mean_error(const struct objective *o, const struct entry *e, int64_t m,
+                         const float *value)
 {
-    return r->kind == SAM_FIRST_ALL ? o->host_candidates : NULL;
-}
-
-/* Of the IoU head over mask m's candidates, from host_value. */
-static double mean_error(const struct objective *o, const struct round *r, int64_t m)
-{
-    const int64_t K = r->value.dim[1];
-    const struct candidates c = candidates_of(host_candidates(o, r), m, K);
+    const int32_t *among = e->among ? o->host_candidates + e->chunk * 2 * o->sam->M : NULL;
+    const struct candidates c = candidates_of(among, m, e->K);
     double sum = 0;
 
     for (int64_t k = c.begin; k < c.end; k++)
-        sum += (double)o->host_value[(m * K + k) * MASK_LOSS_VALUES + MASK_LOSS_ERR];
+        sum += (double)value[k * MASK_LOSS_VALUES + MASK_LOSS_ERR];
     return sum / (double)(c.end - c.begin);
 }
 
-static enum status add_losses(struct objective *o, const struct round *r, int64_t n_valid,
-                              bool last, struct objective_losses *sum)
+static void add_losses(const struct objective *o, int64_t at, struct objective_losses *sum)
 {
-    struct sam *s = o->sam;
-    const int64_t K = r->value.dim[1];
-    int32_t *selected = o->host_ints;
+    const struct entry *e = o->entry + at;
+    const int64_t M = o->sam->M;
 
-    TRY(s->ops->get(o->host_value, r->value.data, tensor_bytes(r->value), &s->stream));
-    TRY(s->ops->get(selected, o->selected[r->kept].data, s->M * 4, &s->stream));
-    TRY(s->ops->sync(&s->stream));
-    for (int64_t m = 0; m < n_valid; m++) {
-        const float *v = o->host_value + (m * K + selected[m]) * MASK_LOSS_VALUES;
+    for (int64_t m = 0; m < e->n_valid; m++) {
+        const float *of_mask = o->host_value + at * M * VALUES + m * e->K * MASK_LOSS_VALUES;
+        const float *v = of_mask + o->host_selected[at * M + m] * MASK_LOSS_VALUES;
 
         sum->focal += v[MASK_LOSS_FOCAL];
         sum->dice += v[MASK_LOSS_DICE];
-        sum->iou_error += r->loss.iou_all ? mean_error(o, r, m) : (double)v[MASK_LOSS_ERR];
-        if (r->index == 0) sum->iou_first += v[MASK_LOSS_IOU];
-        if (last) sum->iou_last += v[MASK_LOSS_IOU];
+        sum->iou_error += o->loss.iou_all ? mean_error(o, e, m, of_mask) : (double)v[MASK_LOSS_ERR];
+        if (e->first) sum->iou_first += v[MASK_LOSS_IOU];
+        if (e->last) sum->iou_last += v[MASK_LOSS_IOU];
     }
+}
+
+enum status objective_losses(struct objective *o, struct objective_losses *losses)
+{
+    struct sam *s = o->sam;
+
+    *losses = (struct objective_losses){ .n_masks = o->n_masks };
+    if (o->n_entries == 0) return OK;
+    TRY(s->ops->get(o->host_value, o->value.data, o->n_entries * s->M * VALUES * 4, &s->stream));
+    TRY(s->ops->get(o->host_selected, o->selected.data, o->n_entries * s->M * 4, &s->stream));
+    TRY(s->ops->sync(&s->stream));
+    for (int64_t i = 0; i < o->n_entries; i++) add_losses(o, i, losses);
     return OK;
 }
 
-static enum status forward_round(struct objective *o, struct round *r)
+enum status objective_squares(struct objective *o, struct tensor squares)
+{
+    const int64_t n = o->n_entries * o->sam->M * VALUES;
+
+    return o->sam->ops->grad_norm(squares, tensor_1d(o->value.data, F32, n), &o->sam->stream);
+}
+
+/* Its losses become the history's next entry. */
+static enum status forward_round(struct objective *o, struct round *r, struct entry e)
 {
     struct sam *s = o->sam;
+    const int64_t at = o->n_entries++;
     double since = clock_seconds();
 
     TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
     TRY(lap(o, &since, &o->times.decoder_forward));
-    r->value = o->value[r->kept];
-    r->value.dim[1] = r->logits.dim[1];
+    r->value = tensor_3d((float *)o->value.data + at * s->M * VALUES, F32, s->M, r->logits.dim[1],
+                         MASK_LOSS_VALUES);
+    r->selected = tensor_1d((int32_t *)o->selected.data + at * s->M, I32, s->M);
     r->loss = o->loss;
     r->prompt = o->prompt;
     if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
-    TRY(s->ops->mask_loss_fwd(r->value, o->selected[r->kept], r->logits, o->gt, r->iou, o->valid,
-                              &r->loss, &s->stream));
+    e.K = r->logits.dim[1];
+    e.among = r->kind == SAM_FIRST_ALL;
+    o->entry[at] = e;
+    TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->gt, r->iou, o->valid, &r->loss,
+                              &s->stream));
     return lap(o, &since, &o->times.loss);
 }
 
-/* d_mask: what the next round's backward says of this round's fed-back mask; NULL when detached. */
+/* through: d_mask holds what the next round's backward says of this round's fed-back mask, and gets the same for the round before. */
 static enum status backward_round(struct objective *o, const struct round *r, float *grads,
-                                  const float *d_mask)
+                                  bool through)
 {
     struct sam *s = o->sam;
-    const int64_t K = r->logits.dim[1], L2 = r->logits.dim[2] * r->logits.dim[3];
     struct tensor d_logits, d_iou;
-    const void *iou = NULL;
     double since = clock_seconds();
 
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
-    TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, o->selected[r->kept], r->logits, o->gt,
-                              r->iou, o->valid, o->weight, 1, &r->loss, &s->stream));
+    TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, r->selected, r->logits, o->gt, r->iou,
+                              o->valid, o->weight, 1, &r->loss, &s->stream));
     TRY(lap(o, &since, &o->times.loss));
-    if (d_mask) TRY(staging_read(s->ops, &s->stream, r->iou.data, s->M * K * 4, o->iou_room, &iou));
-    for (int64_t m = 0; d_mask && m < s->M; m++) {
-        const struct candidates c = candidates_of(host_candidates(o, r), m, K);
-        const int64_t best = candidates_best(c, (const float *)iou + m * K);
-
-        TRY(s->ops->accumulate((float *)d_logits.data + (m * K + best) * L2, d_mask + m * L2, L2,
-                               &s->stream));
+    if (through) {
+        TRY(s->ops->prompt_next_bwd(d_logits, o->d_mask, r->iou, &r->prompt, &s->stream));
+        TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
     }
-    if (d_mask) TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
     TRY(sam_decode_backward(s, r->kind, r->kept, grads, o->d_mask.data));
     return lap(o, &since, &o->times.decoder_backward);
 }
@@ -467,14 +496,15 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
 }
 
 static enum status run_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin,
-                             const struct objective_plan *plan, float *grads,
-                             struct objective_losses *losses)
+                             const struct objective_plan *plan, float *grads)
 {
     struct sam *s = o->sam;
     const int64_t n_valid = slot->n_masks - begin < s->M ? slot->n_masks - begin : s->M;
     const uint64_t seed = (uint64_t)s->config->train_seed;
     const struct rng_key dropout = rng_sub(
         rng_stream(seed, RNG_DROPOUT, (uint64_t)slot->step, (uint64_t)slot->slot), (uint64_t)begin);
+    const struct rng_key prompts =
+        rng_stream(seed, RNG_PROMPT, (uint64_t)slot->step, (uint64_t)slot->slot);
     const bool through = s->n_rounds_kept > 1;
     struct round round[64];
     int n_points = 2;
@@ -483,7 +513,7 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
     TRY(put_chunk(o, slot, begin));
     TRY(s->ops->prompt_first(s->prompts->coords, s->prompts->labels, s->prompts->n_points, o->gt,
                              o->box, o->size, o->weight, o->key, begin, &o->prompt, &s->stream));
-    if (!s->config->train_box_multimask) TRY(put_candidates(o));
+    if (!s->config->train_box_multimask) TRY(put_candidates(o, prompts, begin));
     TRY(put_n_tokens(o, s->prompts, n_points));
     TRY(put_key(o, s->prompts->key, dropout));
     TRY(trace(o, s->prompts, n_points));
@@ -492,16 +522,18 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
         struct round *r = round + i;
 
         *r = (struct round){ .index = i, .kept = through ? i : 0, .kind = kind_of(o, plan, i) };
-        TRY(forward_round(o, r));
-        TRY(add_losses(o, r, n_valid, i == plan->n_rounds - 1, losses));
-        if (!through) TRY(backward_round(o, r, grads, NULL));
+        TRY(forward_round(o, r,
+                          (struct entry){ .n_valid = n_valid,
+                                          .chunk = begin / s->M,
+                                          .first = i == 0,
+                                          .last = i == plan->n_rounds - 1 }));
+        if (!through) TRY(backward_round(o, r, grads, false));
         if (i + 1 < plan->n_rounds)
             TRY(next_prompts(o, r, dropout, begin, plan->click[i], &n_points));
     }
     if (!through) return OK;
     TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
-    for (int i = plan->n_rounds - 1; i >= 0; i--)
-        TRY(backward_round(o, round + i, grads, o->d_mask.data));
+    for (int i = plan->n_rounds - 1; i >= 0; i--) TRY(backward_round(o, round + i, grads, true));
     return OK;
 }
 
@@ -525,15 +557,17 @@ static enum status draw_drop_path(struct objective *o, const struct loader_slot 
 
 enum status objective_slot(struct objective *o, const struct loader_slot *slot, float *grads,
                            void (*decoder_done)(void *), void (*param_ready)(void *, int),
-                           void *context, struct objective_losses *losses)
+                           void *context)
 {
     struct sam *s = o->sam;
     const struct objective_plan plan = objective_plan(s->config, slot->step);
     const float size[2] = { (float)slot->new_width, (float)slot->new_height };
     double since = clock_seconds();
 
-    *losses = (struct objective_losses){ .n_masks = slot->n_masks };
+    o->n_masks = slot->n_masks;
+    o->n_entries = 0;
     if (o->trace) XXH3_64bits_reset(o->trace);
+    TRY(s->ops->zero(o->value.data, tensor_bytes(o->value), &s->stream));
     TRY(draw_drop_path(o, slot));
     TRY(put_runs(o, slot));
     TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));
@@ -544,7 +578,7 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
     TRY(s->ops->zero(s->d_embedding.data, tensor_bytes(s->d_embedding), &s->stream));
     TRY(lap(o, &since, &o->times.encoder_forward));
     for (int64_t begin = 0; begin < slot->n_masks; begin += s->M)
-        TRY(run_chunk(o, slot, begin, &plan, grads, losses));
+        TRY(run_chunk(o, slot, begin, &plan, grads));
     if (decoder_done) decoder_done(context);
     since = clock_seconds();
     TRY(sam_encode_backward(s, grads, param_ready, context));

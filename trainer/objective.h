@@ -45,10 +45,17 @@ void objective_time(struct objective *o, bool timed);
 struct objective_times objective_times(const struct objective *o);
 
 /* One image: adds the gradient of Σ masks Σ rounds (loss) to grads, which the caller has zeroed. decoder_done is called when every
- * parameter behind the image encoder has its gradient, then param_ready per encoder parameter as it completes. Both may be NULL. */
+ * parameter behind the image encoder has its gradient, then param_ready per encoder parameter as it completes. Both may be NULL.
+ * The device's work is queued, and nothing of it waited for. */
 enum status objective_slot(struct objective *o, const struct loader_slot *slot, float *grads,
                            void (*decoder_done)(void *), void (*param_ready)(void *, int),
-                           void *context, struct objective_losses *losses) MUST_CHECK;
+                           void *context) MUST_CHECK;
+
+/* Of the last slot; waits for the device. */
+enum status objective_losses(struct objective *o, struct objective_losses *losses) MUST_CHECK;
+
+/* The same numbers on the device, squared and summed into squares (1) f64: finite if and only if all of them are. Queued. */
+enum status objective_squares(struct objective *o, struct tensor squares) MUST_CHECK;
 
 /* For tests that compare runs: a hash over prompts and truth of the last slot, all rounds, once begun. */
 enum status objective_trace_begin(struct objective *o) MUST_CHECK;

@@ -28,9 +28,3 @@ double schedule_drop_path(const struct config *c, int64_t block)
     if (c->model_depth < 2) return 0;
     return c->train_drop_path * (double)block / (double)(c->model_depth - 1);
 }
-
-double schedule_clip(const struct config *c, double norm)
-{
-    if (!isfinite(norm)) return NAN;
-    return c->optim_clip == 0 || norm <= c->optim_clip ? 1 : c->optim_clip / norm;
-}

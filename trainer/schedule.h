@@ -20,8 +20,4 @@ double schedule_layer_factor(const struct config *c, int64_t layer);
  * at the last. */
 double schedule_drop_path(const struct config *c, int64_t block);
 
-/* Factor on gradients of global norm `norm`: min(1, clip/norm); 1 when optim.clip is 0. NaN for a
- * non-finite norm. */
-double schedule_clip(const struct config *c, double norm);
-
 #endif

@@ -19,6 +19,7 @@ extern "C" {
 
 #define DTYPE_LIST(X)                                                                              \
     X(F32, 4)                                                                                      \
+    X(F64, 8)                                                                                      \
     X(BF16, 2)                                                                                     \
     X(U8, 1)                                                                                       \
     X(I32, 4)                                                                                      \

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "kernels/adamw_scale.h"
 #include "kernels/base/bf16.h"
 #include "kernels/optimizer_check.h"
 
@@ -19,11 +20,11 @@ static double block_sum(const float *g, int64_t n)
     return sum;
 }
 
-enum status grad_norm_cpu(double *sum, struct tensor g, struct stream *s)
+enum status grad_norm_cpu(struct tensor squares, struct tensor g, struct stream *s)
 {
     double *block, total = 0;
 
-    TRY(grad_norm_check(g));
+    TRY(grad_norm_check(squares, g));
 
     const int64_t n = g.dim[0], n_blocks = (n + GRAD_NORM_BLOCK - 1) / GRAD_NORM_BLOCK;
 
@@ -34,7 +35,7 @@ enum status grad_norm_cpu(double *sum, struct tensor g, struct stream *s)
         block[b] = block_sum((const float *)g.data + b * GRAD_NORM_BLOCK,
                              min_of(GRAD_NORM_BLOCK, n - b * GRAD_NORM_BLOCK));
     for (int64_t b = 0; b < n_blocks; b++) total += block[b];
-    *sum = total;
+    *(double *)squares.data = total;
     return OK;
 }
 
@@ -60,16 +61,19 @@ static void update(float *restrict w, float *restrict m, float *restrict v, cons
 }
 
 enum status adamw_cpu(struct tensor w, struct tensor m, struct tensor v, struct tensor w16,
-                      struct tensor g, const struct adamw_segment *segment, int n_segments,
-                      const struct adamw_options *o, struct stream *s)
+                      struct tensor g, struct tensor squares, const struct adamw_segment *segment,
+                      int n_segments, const struct adamw_options *o, struct stream *s)
 {
-    TRY(adamw_check(w, m, v, w16, g, segment, n_segments, o));
+    TRY(adamw_check(w, m, v, w16, g, squares, segment, n_segments, o));
     STREAM_NO_SCRATCH(s);
 
     const int64_t n = w.dim[0], block = GRAD_NORM_BLOCK;
+    float scale;
+
+    if (!adamw_scale(&scale, o->grad_scale, o->clip, squares.data, (int)squares.dim[0])) return OK;
     const struct step common = { .beta1 = o->beta1,
                                  .beta2 = o->beta2,
-                                 .grad_scale = o->grad_scale,
+                                 .grad_scale = scale,
                                  .eps = o->eps,
                                  .fix1 = (float)(1 / (1 - pow(o->beta1, (double)o->step))),
                                  .fix2 = (float)(1 / (1 - pow(o->beta2, (double)o->step))) };

@@ -209,3 +209,9 @@ enum status prompt_next_cpu(struct tensor mask_prompt, struct tensor coords, str
     }
     return OK;
 }
+
+enum status prompt_next_bwd_cpu(struct tensor dlogits, struct tensor dmask, struct tensor iou_pred,
+                                const struct prompt_options *o, struct stream *s)
+{
+    return prompt_next_bwd_ref(dlogits, dmask, iou_pred, o, s);
+}

@@ -1,4 +1,4 @@
-/* The activations, and how a gradient is put: as in linear.h and base/tensor.h. */
+/* The activations of linear.h. */
 #ifndef KERNELS_CUDA_ACTIVATION_H
 #define KERNELS_CUDA_ACTIVATION_H
 
@@ -20,11 +20,6 @@ DEVICE float activation_slope(enum activation act, float kept)
                kept * expf(-0.5f * kept * kept) * 0.39894228f;
     if (act == ACT_RELU) return kept == 0 ? 0 : 1;
     return 1;
-}
-
-DEVICE void put_gradient(float *p, bool add, float v)
-{
-    *p = add ? *p + v : v;
 }
 
 #endif

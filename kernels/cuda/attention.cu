@@ -1,19 +1,21 @@
 #include "kernels/attention_check.h"
 
-#include <cmath>
-
-#include "kernels/cuda/dense.h"
 #include "kernels/cuda/flash.h"
+#include "kernels/cuda/flash_launch.h"
 
-/* Relative positions: q·Rh and q·Rw, for each query its Kh + Kw terms of a score, are formed once and
+/* F32, and BF16 where D is not a multiple of 8, on CUDA cores; other BF16 is in flash_bf16.h.
+ *
+ * Relative positions: q·Rh and q·Rw, for each query its Kh + Kw terms of a score, are formed once and
  * read by all tiles; backward, a query's gradients of its terms are kept in the same shape, and
  * the tables' gradients are sums over them. Both are as large as a layer's activations. */
 
-struct self_problem {
-    const float *qkv, *qkv_bias, *rel_h, *rel_w, *dy, *lse, *delta;
+template <class T> struct self_problem {
+    const T *qkv, *qkv_bias, *dy;
+    const float *rel_h, *rel_w, *lse, *delta;
     const float *terms; /* (N,A,H,W,Kh+Kw), or NULL */
     float *dterms;      /* the same, or NULL: not wanted */
-    float *y, *lse_out, *dqkv;
+    T *y, *dqkv;
+    float *lse_out;
     float *padding_sums; /* (windows, tiles, 2, A, D): dk and dv of padding; NULL: there is none */
     int h, w, heads, d, kh, kw, n_down, n_wide;
     float scale;
@@ -82,7 +84,7 @@ struct self_problem {
         return sum;
     }
 
-    DEVICE float *part_row(int64_t owner, int which, int head, int t) const
+    DEVICE T *part_row(int64_t owner, int which, int head, int t) const
     {
         const place win = window(owner);
         const int tok = token(win, t);
@@ -90,20 +92,11 @@ struct self_problem {
         return dqkv && tok >= 0 ? dqkv + part_at(win, tok, which, head) : NULL;
     }
 
-    DEVICE float *dq_row(int64_t owner, int head, int t) const
-    {
-        return part_row(owner, 0, head, t);
-    }
+    DEVICE T *dq_row(int64_t owner, int head, int t) const { return part_row(owner, 0, head, t); }
 
-    DEVICE float *dk_row(int64_t owner, int head, int t) const
-    {
-        return part_row(owner, 1, head, t);
-    }
+    DEVICE T *dk_row(int64_t owner, int head, int t) const { return part_row(owner, 1, head, t); }
 
-    DEVICE float *dv_row(int64_t owner, int head, int t) const
-    {
-        return part_row(owner, 2, head, t);
-    }
+    DEVICE T *dv_row(int64_t owner, int head, int t) const { return part_row(owner, 2, head, t); }
 
     DEVICE bool is_padding(int64_t owner, int t) const
     {
@@ -112,12 +105,12 @@ struct self_problem {
 };
 
 /* A window and a head. */
-struct self_problem::window_slice {
+template <class T> struct self_problem<T>::window_slice {
     const self_problem &p;
     place win;
     int head, n_q, n_k;
 
-    DEVICE const float *row(part which, int t) const
+    DEVICE const T *row(part which, int t) const
     {
         const int tok = p.token(win, t);
         const int part = which == KEY ? 1 : which == VALUE ? 2 : 0;
@@ -161,21 +154,23 @@ struct self_problem::window_slice {
         }
     }
 
-    DEVICE float *y_row(int t) const
+    DEVICE T *y_row(int t) const
     {
         return p.y + ((win.image * p.h * p.w + p.token(win, t)) * p.heads + head) * p.d;
     }
 };
 
-DEVICE self_problem::window_slice self_problem::slice(int64_t i, int head) const
+template <class T>
+DEVICE typename self_problem<T>::window_slice self_problem<T>::slice(int64_t i, int head) const
 {
     return window_slice{ *this, window(i), head, kh * kw, kh * kw };
 }
 
 /* terms. A warp owns a query and head, a lane every 32nd term: q is read by all lanes at once, the
  * tables stay in L1. Terms are written once. Bound by L1: 8 bytes an FMA. */
+template <class T>
 __global__ static void __launch_bounds__(FLASH_THREADS)
-    rel_terms(float *terms, self_problem p, int64_t n_rows)
+    rel_terms(float *terms, self_problem<T> p, int64_t n_rows)
 {
     const int64_t at = (int64_t)blockIdx.x * FLASH_WARPS + (int)threadIdx.x / 32;
     const int64_t image = at / (p.h * p.w) / p.heads;
@@ -183,14 +178,15 @@ __global__ static void __launch_bounds__(FLASH_THREADS)
     const int y = tok / p.w % p.kh, x = tok % p.w % p.kw;
 
     if (at >= n_rows) return;
-    const float *const q = p.qkv + p.part_at(self_problem::place{ image, 0, 0 }, tok, 0, head);
+    const T *const q =
+        p.qkv + p.part_at(typename self_problem<T>::place{ image, 0, 0 }, tok, 0, head);
 
     for (int i = (int)threadIdx.x % 32; i < p.kh + p.kw; i += 32) {
         const float *const row = i < p.kh ? p.rel_h + (int64_t)(y - i + p.kh - 1) * p.d
                                           : p.rel_w + (int64_t)(x - (i - p.kh) + p.kw - 1) * p.d;
         float sum = 0;
 
-        for (int c = 0; c < p.d; c++) sum += q[c] * row[c];
+        for (int c = 0; c < p.d; c++) sum += element_load(q + c) * row[c];
         terms[at * (p.kh + p.kw) + i] = sum;
     }
 }
@@ -201,8 +197,9 @@ enum { OWN_TABLE_C = FLASH_MAX_D / 32 };
  * table. A warp takes every fourth query: those that see this row at one of their terms; a lane
  * owns every 32nd channel. The warps' sums meet in shared memory, in order.
  * q is read once for every row that it meets, from L2. */
+template <class T>
 __global__ static void __launch_bounds__(FLASH_THREADS)
-    rel_chunks(float *sums, self_problem p, bool along_w, int64_t n_rows, int64_t chunk)
+    rel_chunks(float *sums, self_problem<T> p, bool along_w, int64_t n_rows, int64_t chunk)
 {
     __shared__ float part[FLASH_WARPS][FLASH_MAX_D];
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
@@ -218,12 +215,13 @@ __global__ static void __launch_bounds__(FLASH_THREADS)
         const int of_key = of_query - row + size - 1;
 
         if (of_key < 0 || of_key >= size) continue;
-        const float *const q = p.qkv + p.part_at(self_problem::place{ image, 0, 0 }, tok, 0, head);
+        const T *const q =
+            p.qkv + p.part_at(typename self_problem<T>::place{ image, 0, 0 }, tok, 0, head);
         const float g = p.dterms[at * (p.kh + p.kw) + (along_w ? p.kh : 0) + of_key];
 
 #pragma unroll
         for (int i = 0; i < OWN_TABLE_C; i++)
-            if (lane + 32 * i < p.d) own[i] += g * q[lane + 32 * i];
+            if (lane + 32 * i < p.d) own[i] += g * element_load(q + lane + 32 * i);
     }
 #pragma unroll
     for (int i = 0; i < OWN_TABLE_C; i++) part[warp][lane + 32 * i] = own[i];
@@ -235,13 +233,15 @@ __global__ static void __launch_bounds__(FLASH_THREADS)
     sums[((int64_t)blockIdx.x * gridDim.y + blockIdx.y) * p.d + (int)threadIdx.x] = sum;
 }
 
-static self_problem problem_of(const struct attention_shape &g, struct tensor qkv,
-                               struct tensor qkv_bias, struct tensor rel_h, struct tensor rel_w)
+/* bias: padding's, in T */
+template <class T>
+static self_problem<T> problem_of(const struct attention_shape &g, struct tensor qkv, const T *bias,
+                                  struct tensor rel_h, struct tensor rel_w)
 {
-    self_problem p = {};
+    self_problem<T> p = {};
 
-    p.qkv = (const float *)qkv.data;
-    p.qkv_bias = (const float *)qkv_bias.data;
+    p.qkv = (const T *)qkv.data;
+    p.qkv_bias = bias;
     p.rel_h = (const float *)rel_h.data;
     p.rel_w = (const float *)rel_w.data;
     p.h = (int)g.h;
@@ -278,15 +278,59 @@ static enum status check_size(const char *op, const struct attention_shape &g)
     return flash_check(op, g.n, g.heads, g.h * g.w, g.d);
 }
 
-static enum status make_terms(self_problem *p, float *terms, const struct attention_shape &g,
+/* qkv_bias as qkv is: itself, or rounded in room. */
+static enum status padding_of(const float **bias, void *, struct tensor qkv_bias,
+                              const struct attention_shape &, struct stream *)
+{
+    *bias = (const float *)qkv_bias.data;
+    return OK;
+}
+
+static enum status padding_of(const bf16 **bias, void *room, struct tensor qkv_bias,
+                              const struct attention_shape &g, struct stream *s)
+{
+    *bias = (const bf16 *)room;
+    return g.padded
+               ? flash_round((bf16 *)room, (const float *)qkv_bias.data, tensor_count(qkv_bias), s)
+               : OK;
+}
+
+static int64_t padding_count(const struct attention_shape &g)
+{
+    return g.padded ? (3 * g.heads * g.d + 3) / 4 * 4 : 0;
+}
+
+template <class T>
+static enum status make_terms(self_problem<T> *p, float *terms, const struct attention_shape &g,
                               struct stream *s)
 {
     const int64_t n_rows = query_count(g);
 
     if (!g.has_rel || n_rows == 0) return OK;
-    LAUNCH(rel_terms, (unsigned)((n_rows + FLASH_WARPS - 1) / FLASH_WARPS), FLASH_THREADS, 0, s,
-           terms, *p, n_rows);
+    LAUNCH((rel_terms<T>), (unsigned)((n_rows + FLASH_WARPS - 1) / FLASH_WARPS), FLASH_THREADS, 0,
+           s, terms, *p, n_rows);
     p->terms = terms;
+    return OK;
+}
+
+template <class T>
+static enum status forward(const struct attention_shape &g, struct tensor y, struct tensor lse,
+                           struct tensor qkv, struct tensor qkv_bias, struct tensor rel_h,
+                           struct tensor rel_w, struct stream *s)
+{
+    const T *bias;
+    void *scratch; /* terms, padding */
+
+    TRY(check_size("attention_fwd", g));
+    STREAM_SCRATCH(s, scratch, (term_count(g) + padding_count(g)) * (int64_t)sizeof(float));
+    TRY(padding_of(&bias, (float *)scratch + term_count(g), qkv_bias, g, s));
+
+    self_problem<T> p = problem_of<T>(g, qkv, bias, rel_h, rel_w);
+
+    p.y = (T *)y.data;
+    p.lse_out = (float *)lse.data;
+    TRY(make_terms(&p, (float *)scratch, g, s));
+    FLASH_LAUNCH(flash_fwd, p, window_count(g), g.t, s);
     return OK;
 }
 
@@ -296,19 +340,11 @@ extern "C" enum status attention_fwd_cuda(struct tensor y, struct tensor lse, st
                                           struct stream *s)
 {
     struct attention_shape g;
-    void *scratch;
 
     TRY(attention_fwd_check(&g, y, lse, qkv, qkv_bias, rel_h, rel_w, n_heads, window));
-    TRY(check_size("attention_fwd", g));
-    STREAM_SCRATCH(s, scratch, term_count(g) * (int64_t)sizeof(float));
-
-    self_problem p = problem_of(g, qkv, qkv_bias, rel_h, rel_w);
-
-    p.y = (float *)y.data;
-    p.lse_out = (float *)lse.data;
-    TRY(make_terms(&p, (float *)scratch, g, s));
-    FLASH_LAUNCH(flash_fwd, p, window_count(g), g.t, s);
-    return OK;
+    if (qkv.dtype == BF16 && flash_bf16_takes(g))
+        return flash_bf16_forward(g, y, lse, qkv, qkv_bias, rel_h, rel_w, s);
+    BY_DTYPE(qkv, return forward<T>(g, y, lse, qkv, qkv_bias, rel_h, rel_w, s));
 }
 
 /* Queries of one chunk of a table's gradient: fixed by the shape, hence the order of all sums. */
@@ -327,34 +363,62 @@ static int64_t rel_chunk_count(const struct attention_shape &g)
     return (query_count(g) + chunk - 1) / chunk;
 }
 
-static enum status table_bwd(struct tensor dtable, const self_problem &p, bool along_w, float *sums,
-                             const struct attention_shape &g, struct stream *s)
+template <class T>
+static enum status table_bwd(struct tensor dtable, const self_problem<T> &p, bool along_w,
+                             float *sums, const struct attention_shape &g, struct stream *s)
 {
     const int64_t n_rows = query_count(g), n = tensor_count(dtable);
     const int64_t n_chunks = rel_chunk_count(g);
 
     if (!dtable.data) return OK;
     if (n_rows > 0)
-        LAUNCH(rel_chunks, dim3((unsigned)n_chunks, (unsigned)dtable.dim[0]), FLASH_THREADS, 0, s,
-               sums, p, along_w, n_rows, rel_chunk(n_rows));
+        LAUNCH((rel_chunks<T>), dim3((unsigned)n_chunks, (unsigned)dtable.dim[0]), FLASH_THREADS, 0,
+               s, sums, p, along_w, n_rows, rel_chunk(n_rows));
     LAUNCH(sum_chunks, (unsigned)((n + SLOPE_THREADS - 1) / SLOPE_THREADS), SLOPE_THREADS, 0, s,
            (float *)dtable.data, dtable.add, sums, n_chunks, n);
     return OK;
 }
 
-/* The padding's k and v; its q has no output, and no gradient. */
-static enum status bias_bwd(struct tensor db, const self_problem &p,
-                            const struct attention_shape &g, struct stream *s)
+template <class T>
+static enum status backward(const struct attention_shape &g, struct tensor dqkv,
+                            struct tensor dqkv_bias, struct tensor drel_h, struct tensor drel_w,
+                            struct tensor dy, struct tensor y, struct tensor lse, struct tensor qkv,
+                            struct tensor qkv_bias, struct tensor rel_h, struct tensor rel_w,
+                            struct stream *s)
 {
-    const int64_t n = g.heads * g.d,
-                  n_rows = p.padding_sums ? window_count(g) * flash_tiles(g.t) : 0;
+    const T *bias;
+    void *scratch; /* delta, terms, dterms, padding, its sums, a table's */
 
-    if (!db.data) return OK;
-    LAUNCH(sum_chunks, (unsigned)((n + SLOPE_THREADS - 1) / SLOPE_THREADS), SLOPE_THREADS, 0, s,
-           (float *)db.data, db.add, (const float *)NULL, (int64_t)0, n);
-    LAUNCH(sum_chunks, (unsigned)((2 * n + SLOPE_THREADS - 1) / SLOPE_THREADS), SLOPE_THREADS, 0, s,
-           (float *)db.data + n, db.add, p.padding_sums, n_rows, 2 * n);
-    return OK;
+    TRY(check_size("attention_bwd", g));
+    const int64_t n_sums = g.padded ? window_count(g) * flash_tiles(g.t) * 2 * g.heads * g.d : 0;
+    const int64_t longer = 2 * (g.kh > g.kw ? g.kh : g.kw) - 1;
+    const int64_t n_tables = g.has_rel ? rel_chunk_count(g) * longer * g.d : 0;
+
+    STREAM_SCRATCH(s, scratch,
+                   (query_count(g) + 2 * term_count(g) + padding_count(g) + n_sums + n_tables) *
+                       (int64_t)sizeof(float));
+    float *const delta = (float *)scratch, *const terms = delta + query_count(g);
+    float *const dterms = terms + term_count(g), *const padding = dterms + term_count(g);
+    float *const sums = padding + padding_count(g), *const tables = sums + n_sums;
+
+    TRY(padding_of(&bias, padding, qkv_bias, g, s));
+    self_problem<T> p = problem_of<T>(g, qkv, bias, rel_h, rel_w);
+
+    p.dy = (const T *)dy.data;
+    p.lse = (const float *)lse.data;
+    p.delta = delta;
+    p.dterms = g.has_rel ? dterms : NULL;
+    p.dqkv = (T *)dqkv.data;
+    p.padding_sums = g.padded && dqkv_bias.data ? sums : NULL;
+    p.add_q = p.add_k = p.add_v = dqkv.add;
+    TRY(make_terms(&p, terms, g, s));
+    TRY(flash_deltas(delta, dy, y, g.n, g.h * g.w, g.heads, g.d, s));
+    if (dqkv.data || drel_h.data || drel_w.data) FLASH_LAUNCH(flash_dq, p, window_count(g), g.t, s);
+    if (dqkv.data || p.padding_sums) FLASH_LAUNCH(flash_dkv, p, window_count(g), g.t, s);
+    TRY(table_bwd(drel_h, p, false, tables, g, s));
+    TRY(table_bwd(drel_w, p, true, tables, g, s));
+    return flash_bias_bwd(dqkv_bias, p.padding_sums, window_count(g) * flash_tiles(g.t),
+                          g.heads * g.d, s);
 }
 
 extern "C" enum status attention_bwd_cuda(struct tensor dqkv, struct tensor dqkv_bias,
@@ -365,36 +429,12 @@ extern "C" enum status attention_bwd_cuda(struct tensor dqkv, struct tensor dqkv
                                           int window, struct stream *s)
 {
     struct attention_shape g;
-    void *scratch; /* delta, terms, dterms, the padding's sums, a table's */
 
     TRY(attention_bwd_check(&g, dqkv, dqkv_bias, drel_h, drel_w, dy, y, lse, qkv, qkv_bias, rel_h,
                             rel_w, n_heads, window));
-    TRY(check_size("attention_bwd", g));
-    const int64_t n_padding = g.padded ? window_count(g) * flash_tiles(g.t) * 2 * g.heads * g.d : 0;
-    const int64_t longer = 2 * (g.kh > g.kw ? g.kh : g.kw) - 1;
-    const int64_t n_tables = g.has_rel ? rel_chunk_count(g) * longer * g.d : 0;
-
-    STREAM_SCRATCH(s, scratch,
-                   (query_count(g) + 2 * term_count(g) + n_padding + n_tables) *
-                       (int64_t)sizeof(float));
-
-    self_problem p = problem_of(g, qkv, qkv_bias, rel_h, rel_w);
-    float *const delta = (float *)scratch, *const terms = delta + query_count(g);
-    float *const dterms = terms + term_count(g), *const padding = dterms + term_count(g);
-    float *const tables = padding + n_padding;
-
-    p.dy = (const float *)dy.data;
-    p.lse = (const float *)lse.data;
-    p.delta = delta;
-    p.dterms = g.has_rel ? dterms : NULL;
-    p.dqkv = (float *)dqkv.data;
-    p.padding_sums = g.padded && dqkv_bias.data ? padding : NULL;
-    p.add_q = p.add_k = p.add_v = dqkv.add;
-    TRY(make_terms(&p, terms, g, s));
-    TRY(flash_deltas(delta, dy, y, g.n, g.h * g.w, g.heads, g.d, s));
-    if (dqkv.data || drel_h.data || drel_w.data) FLASH_LAUNCH(flash_dq, p, window_count(g), g.t, s);
-    if (dqkv.data || p.padding_sums) FLASH_LAUNCH(flash_dkv, p, window_count(g), g.t, s);
-    TRY(table_bwd(drel_h, p, false, tables, g, s));
-    TRY(table_bwd(drel_w, p, true, tables, g, s));
-    return bias_bwd(dqkv_bias, p, g, s);
+    if (qkv.dtype == BF16 && flash_bf16_takes(g))
+        return flash_bf16_backward(g, dqkv, dqkv_bias, drel_h, drel_w, dy, y, lse, qkv, qkv_bias,
+                                   rel_h, rel_w, s);
+    BY_DTYPE(qkv, return backward<T>(g, dqkv, dqkv_bias, drel_h, drel_w, dy, y, lse, qkv, qkv_bias,
+                                     rel_h, rel_w, s));
 }

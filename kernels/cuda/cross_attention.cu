@@ -5,16 +5,16 @@
 #include "kernels/cuda/flash.h"
 
 /* A mask and a head: its tokens' rows lie `stride` apart. */
-struct cross_slice {
-    const float *q, *k, *v, *dy;
-    float *y;
+template <class T> struct cross_slice {
+    const T *q, *k, *v, *dy;
+    T *y;
     int64_t stride, first_lse;
     int n_q, n_k;
 
-    DEVICE const float *row(part which, int t) const
+    DEVICE const T *row(part which, int t) const
     {
         const bool of_query = which == QUERY || which == GRADIENT;
-        const float *const rows = which == QUERY ? q : which == KEY ? k : which == VALUE ? v : dy;
+        const T *const rows = which == QUERY ? q : which == KEY ? k : which == VALUE ? v : dy;
 
         return t < (of_query ? n_q : n_k) ? rows + t * stride : NULL;
     }
@@ -25,13 +25,15 @@ struct cross_slice {
 
     DEVICE void add_terms(int64_t, const float (&)[ROWS + 1], int, int) const {}
 
-    DEVICE float *y_row(int t) const { return y + t * stride; }
+    DEVICE T *y_row(int t) const { return y + t * stride; }
 };
 
-struct cross_problem {
-    const float *q, *k, *v, *dy, *lse, *delta;
+template <class T> struct cross_problem {
+    const T *q, *k, *v, *dy;
+    const float *lse, *delta;
     const int32_t *n_keys; /* or NULL */
-    float *y, *lse_out, *dq, *dk, *dv;
+    T *y, *dq, *dk, *dv;
+    float *lse_out;
     float *padding_sums; /* NULL: there is no padding */
     int64_t m, mq, mk;
     int tq, tk, heads, d;
@@ -44,20 +46,20 @@ struct cross_problem {
         return ((n_masks == 1 ? 0 : mask) * n_t * heads + head) * d;
     }
 
-    DEVICE cross_slice slice(int64_t mask, int head) const
+    DEVICE cross_slice<T> slice(int64_t mask, int head) const
     {
         const int64_t own_q = place(mq, mask, tq, head), own_k = place(mk, mask, tk, head);
         const int64_t own_y = place(m, mask, tq, head);
 
-        return cross_slice{ q + own_q,
-                            k + own_k,
-                            v + own_k,
-                            dy + own_y,
-                            y + own_y,
-                            (int64_t)heads * d,
-                            (mask * heads + head) * tq,
-                            tq,
-                            n_keys ? n_keys[mask] : tk };
+        return cross_slice<T>{ q + own_q,
+                               k + own_k,
+                               v + own_k,
+                               dy + own_y,
+                               y + own_y,
+                               (int64_t)heads * d,
+                               (mask * heads + head) * tq,
+                               tq,
+                               n_keys ? n_keys[mask] : tk };
     }
 
     DEVICE slice_range slices_of_query(int64_t owner) const
@@ -74,37 +76,32 @@ struct cross_problem {
 
     DEVICE float terms_gradient(int64_t, int, int) const { return 0; }
 
-    DEVICE float *dq_row(int64_t owner, int head, int t) const
+    DEVICE T *dq_row(int64_t owner, int head, int t) const
     {
         return t < tq ? dq + place(mq, owner, tq, head) + (int64_t)t * heads * d : NULL;
     }
 
-    DEVICE float *key_row(float *rows, int64_t owner, int head, int t) const
+    DEVICE T *key_row(T *rows, int64_t owner, int head, int t) const
     {
         return rows && t < tk ? rows + place(mk, owner, tk, head) + (int64_t)t * heads * d : NULL;
     }
 
-    DEVICE float *dk_row(int64_t owner, int head, int t) const
-    {
-        return key_row(dk, owner, head, t);
-    }
+    DEVICE T *dk_row(int64_t owner, int head, int t) const { return key_row(dk, owner, head, t); }
 
-    DEVICE float *dv_row(int64_t owner, int head, int t) const
-    {
-        return key_row(dv, owner, head, t);
-    }
+    DEVICE T *dv_row(int64_t owner, int head, int t) const { return key_row(dv, owner, head, t); }
 
     DEVICE bool is_padding(int64_t, int) const { return false; }
 };
 
-static cross_problem problem_of(const struct cross_attention_shape &g, struct tensor q,
-                                struct tensor k, struct tensor v, struct tensor n_keys)
+template <class T>
+static cross_problem<T> problem_of(const struct cross_attention_shape &g, struct tensor q,
+                                   struct tensor k, struct tensor v, struct tensor n_keys)
 {
-    cross_problem p = {};
+    cross_problem<T> p = {};
 
-    p.q = (const float *)q.data;
-    p.k = (const float *)k.data;
-    p.v = (const float *)v.data;
+    p.q = (const T *)q.data;
+    p.k = (const T *)k.data;
+    p.v = (const T *)v.data;
     p.n_keys = (const int32_t *)n_keys.data;
     p.m = g.m;
     p.mq = g.mq;
@@ -117,6 +114,16 @@ static cross_problem problem_of(const struct cross_attention_shape &g, struct te
     return p;
 }
 
+template <class T>
+static enum status launch_fwd(cross_problem<T> p, struct tensor y, struct tensor lse,
+                              struct stream *s)
+{
+    p.y = (T *)y.data;
+    p.lse_out = (float *)lse.data;
+    FLASH_LAUNCH(flash_fwd, p, p.m, p.tq, s);
+    return OK;
+}
+
 extern "C" enum status cross_attention_fwd_cuda(struct tensor y, struct tensor lse, struct tensor q,
                                                 struct tensor k, struct tensor v,
                                                 struct tensor n_keys, int n_heads, struct stream *s)
@@ -127,11 +134,25 @@ extern "C" enum status cross_attention_fwd_cuda(struct tensor y, struct tensor l
     TRY(flash_check("cross_attention_fwd", g.m, g.heads, g.tq > g.tk ? g.tq : g.tk, g.d));
     STREAM_NO_SCRATCH(s);
 
-    cross_problem p = problem_of(g, q, k, v, n_keys);
+    BY_DTYPE(y, return launch_fwd(problem_of<T>(g, q, k, v, n_keys), y, lse, s));
+}
 
-    p.y = (float *)y.data;
-    p.lse_out = (float *)lse.data;
-    FLASH_LAUNCH(flash_fwd, p, g.m, g.tq, s);
+template <class T>
+static enum status launch_bwd(cross_problem<T> p, struct tensor dq, struct tensor dk,
+                              struct tensor dv, struct tensor dy, struct tensor lse,
+                              const float *delta, struct stream *s)
+{
+    p.dy = (const T *)dy.data;
+    p.lse = (const float *)lse.data;
+    p.delta = delta;
+    p.dq = (T *)dq.data;
+    p.dk = (T *)dk.data;
+    p.dv = (T *)dv.data;
+    p.add_q = dq.add;
+    p.add_k = dk.add;
+    p.add_v = dv.add;
+    if (dq.data) FLASH_LAUNCH(flash_dq, p, p.mq, p.tq, s);
+    if (dk.data || dv.data) FLASH_LAUNCH(flash_dkv, p, p.mk, p.tk, s);
     return OK;
 }
 
@@ -148,19 +169,7 @@ extern "C" enum status cross_attention_bwd_cuda(struct tensor dq, struct tensor 
     TRY(flash_check("cross_attention_bwd", g.m, g.heads, g.tq > g.tk ? g.tq : g.tk, g.d));
     STREAM_SCRATCH(s, scratch, g.m * g.heads * g.tq * (int64_t)sizeof(float));
 
-    cross_problem p = problem_of(g, q, k, v, n_keys);
-
-    p.dy = (const float *)dy.data;
-    p.lse = (const float *)lse.data;
-    p.delta = (const float *)scratch;
-    p.dq = (float *)dq.data;
-    p.dk = (float *)dk.data;
-    p.dv = (float *)dv.data;
-    p.add_q = dq.add;
-    p.add_k = dk.add;
-    p.add_v = dv.add;
     TRY(flash_deltas((float *)scratch, dy, y, g.m, g.tq, g.heads, g.d, s));
-    if (dq.data) FLASH_LAUNCH(flash_dq, p, g.mq, g.tq, s);
-    if (dk.data || dv.data) FLASH_LAUNCH(flash_dkv, p, g.mk, g.tk, s);
-    return OK;
+    BY_DTYPE(y, return launch_bwd(problem_of<T>(g, q, k, v, n_keys), dq, dk, dv, dy, lse,
+                                  (const float *)scratch, s));
 }

@@ -33,6 +33,18 @@
             FAIL(E_DEVICE, "launch of %s: %s", #kernel, cudaGetErrorString(launched_));            \
     } while (0)
 
+/* Host, before a launch of the kernel: shared_bytes above 48 KiB are asked for; 163 KiB on sm_80. */
+template <class... P> static inline enum status allow_shared(void (*kernel)(P...), size_t bytes)
+{
+    const cudaError_t e = cudaFuncSetAttribute(
+        (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+
+    if (e != cudaSuccess)
+        FAIL(E_DEVICE, "%zu bytes of shared memory for a block: %s; this GPU has less", bytes,
+             cudaGetErrorString(e));
+    return OK;
+}
+
 /* unsigned char *name: the launch's shared_bytes, aligned for vectors */
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
@@ -92,6 +104,15 @@ DEVICE void multiply_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uin
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* 2^x within 2^-22, 0 below 2^-126: one instruction; exp2f is four, for what is smaller */
+DEVICE float exp2_approximate(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* barrier id 1 to 15, of n_threads: whole warps */
 DEVICE void named_barrier(int id, int n_threads)
 {
@@ -122,6 +143,14 @@ static inline enum status device_get(void *host, const void *dev, size_t bytes, 
             FAIL(E_DEVICE, "launch of %s: no GPU takes it", #kernel);                              \
     } while (0)
 #define DYNAMIC_SHARED(name) unsigned char *name = (unsigned char *)emu::dynamic_shared()
+
+/* The emulator holds every launch to sm_80's 163 KiB (machine.h), and needs no asking. */
+template <class... P> static inline enum status allow_shared(void (*)(P...), size_t bytes)
+{
+    if (bytes > 163 << 10)
+        FAIL(E_DEVICE, "%zu bytes of shared memory for a block: sm_80 has 163 KiB", bytes);
+    return OK;
+}
 
 DEVICE void acquire_blocks(void)
 {
@@ -157,6 +186,11 @@ DEVICE void multiply_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uin
                                 EMU_PLACE)
 {
     emu::multiply_bf16_16816(d, a, b, at);
+}
+
+DEVICE float exp2_approximate(float x)
+{
+    return x < -126 ? 0 : exp2f(x);
 }
 
 DEVICE void named_barrier(int id, int n_threads, EMU_PLACE)

@@ -1,8 +1,9 @@
-/* Attention without its matrix of weights, in f32: tiles of 32 queries meet tiles of 32 keys.
+/* Attention without its matrix of weights, computed in f32: tiles of 32 queries meet tiles of 32 keys.
  *
  * A problem says where the rows of queries, keys and values stand, one slice (a mask or a window,
  * and a head) at a time, and where results go; padding, key counts and relative positions are its
- * business. Sums are of one order: tiles in theirs, then slices that share a row.
+ * business, and so is the type of rows, float or bf16. Sums are of one order: tiles in theirs, then
+ * slices that share a row.
  *
  * A thread owns two rows of a tile and, as one of 8 lanes, every eighth column: of a tile of scores
  * four, of a tile of D channels OWN_C. The lanes of a row are in one warp.
@@ -10,7 +11,9 @@
 #ifndef KERNELS_CUDA_FLASH_H
 #define KERNELS_CUDA_FLASH_H
 
-#include "kernels/cuda/activation.h"
+#include <type_traits>
+
+#include "kernels/cuda/element.h"
 
 enum { ROWS = 32, LANES = 8, OWN_ROWS = 2, OWN_S = ROWS / LANES, FLASH_THREADS = 128 };
 enum { FLASH_WARPS = FLASH_THREADS / 32, MAX_OWN_C = 12, FLASH_MAX_D = MAX_OWN_C * LANES };
@@ -22,15 +25,22 @@ struct slice_range {
 
 #define FLASH_TILE(name) __shared__ float name[ROWS][OWN_C * LANES + 1] /* no bank conflicts */
 
-/* Rows that are not there are zero, and so are the columns behind d. */
+/* Rows that are not there are zero, and so are the columns behind d. A thread takes 16 bytes of a row
+ * at a time where rows lie on them. */
 template <class SLICE, int PITCH>
 DEVICE void load_rows(float (&tile)[ROWS][PITCH], const SLICE &slice, part which, int first, int d)
 {
-    for (int r = (int)threadIdx.x / 32; r < ROWS; r += FLASH_WARPS) {
-        const float *const row = slice.row(which, first + r);
+    typedef std::remove_cv_t<std::remove_pointer_t<decltype(slice.row(which, first))>> T;
+    enum { N = element_lot<T>::WIDTH, LOTS = (PITCH - 1) / N };
 
-        for (int c = (int)threadIdx.x % 32; c < PITCH - 1; c += 32)
-            tile[r][c] = row && c < d ? row[c] : 0;
+    for (int i = (int)threadIdx.x; i < ROWS * LOTS; i += FLASH_THREADS) {
+        const int r = i / LOTS, c = i % LOTS * N;
+        const T *const row = slice.row(which, first + r);
+        float v[N] = {};
+
+        if (row) element_load_lot(v, row + c, d - c, (uintptr_t)row % 16 == 0 && d % N == 0);
+#pragma unroll
+        for (int k = 0; k < N; k++) tile[r][c + k] = v[k];
     }
 }
 
@@ -140,19 +150,20 @@ __global__ static void __launch_bounds__(FLASH_THREADS) flash_fwd(PROBLEM p)
 #pragma unroll
     for (int r = 0; r < OWN_ROWS; r++) {
         if (at[r] < 0) continue;
-        float *const out = slice.y_row(q0 + own + r);
+        auto *const out = slice.y_row(q0 + own + r);
 
 #pragma unroll
         for (int i = 0; i < OWN_C; i++)
-            if (lane + LANES * i < p.d) out[lane + LANES * i] = y[r][i] / sum[r];
+            if (lane + LANES * i < p.d) element_store(out + lane + LANES * i, y[r][i] / sum[r]);
         if (lane == 0) p.lse_out[at[r]] = max[r] + logf(sum[r]);
     }
 }
 
 /* delta[n,head,t] = Σc dy y of that head. A warp owns a row: both are read once. Bound by memory. */
+template <class T>
 __global__ static void __launch_bounds__(FLASH_THREADS)
-    flash_delta(float *delta, const float *dy, const float *y, int64_t n_rows, int64_t n_t,
-                int heads, int d)
+    flash_delta(float *delta, const T *dy, const T *y, int64_t n_rows, int64_t n_t, int heads,
+                int d)
 {
     const int64_t row = (int64_t)blockIdx.x * FLASH_WARPS + (int)threadIdx.x / 32;
     const int lane = (int)threadIdx.x % 32;
@@ -160,7 +171,8 @@ __global__ static void __launch_bounds__(FLASH_THREADS)
     const int64_t first = ((n * n_t + t) * heads + head) * d;
     float sum = 0;
 
-    for (int c = lane; row < n_rows && c < d; c += 32) sum += dy[first + c] * y[first + c];
+    for (int c = lane; row < n_rows && c < d; c += 32)
+        sum += element_load(dy + first + c) * element_load(y + first + c);
     sum = warp_sum(sum);
     if (row < n_rows && lane == 0) delta[row] = sum;
 }
@@ -229,14 +241,15 @@ __global__ static void __launch_bounds__(FLASH_THREADS, 2) flash_dq(PROBLEM p)
 #pragma unroll
     for (int r = 0; r < OWN_ROWS; r++) {
         const int t = q0 + own + r;
-        float *const out = p.dq_row(owner, head, t);
+        auto *const out = p.dq_row(owner, head, t);
 
 #pragma unroll
         for (int i = 0; i < OWN_C; i++) {
             const int c = lane + LANES * i;
 
             if (out && c < p.d)
-                put_gradient(out + c, p.add_q, dq[r][i] * p.scale + p.terms_gradient(at[r], t, c));
+                element_gradient(out + c, p.add_q,
+                                 dq[r][i] * p.scale + p.terms_gradient(at[r], t, c));
         }
     }
 }
@@ -311,16 +324,16 @@ __global__ static void __launch_bounds__(FLASH_THREADS, 2) flash_dkv(PROBLEM p)
     }
 #pragma unroll
     for (int r = 0; r < OWN_ROWS; r++) {
-        float *const out_k = p.dk_row(owner, head, k0 + own + r);
-        float *const out_v = p.dv_row(owner, head, k0 + own + r);
+        auto *const out_k = p.dk_row(owner, head, k0 + own + r);
+        auto *const out_v = p.dv_row(owner, head, k0 + own + r);
 
 #pragma unroll
         for (int i = 0; i < OWN_C; i++) {
             const int c = lane + LANES * i;
 
             dk[r][i] *= p.scale;
-            if (out_k && c < p.d) put_gradient(out_k + c, p.add_k, dk[r][i]);
-            if (out_v && c < p.d) put_gradient(out_v + c, p.add_v, dv[r][i]);
+            if (out_k && c < p.d) element_gradient(out_k + c, p.add_k, dk[r][i]);
+            if (out_v && c < p.d) element_gradient(out_v + c, p.add_v, dv[r][i]);
         }
     }
     for (int part = 0; p.padding_sums && part < 2; part++) {
@@ -379,8 +392,9 @@ static inline enum status flash_deltas(float *delta, struct tensor dy, struct te
     const int64_t n_rows = n * n_t * heads;
 
     if (n_rows == 0) return OK;
-    LAUNCH(flash_delta, (unsigned)((n_rows + FLASH_WARPS - 1) / FLASH_WARPS), FLASH_THREADS, 0, s,
-           delta, (const float *)dy.data, (const float *)y.data, n_rows, n_t, (int)heads, (int)d);
+    BY_DTYPE(dy, LAUNCH(flash_delta<T>, (unsigned)((n_rows + FLASH_WARPS - 1) / FLASH_WARPS),
+                        FLASH_THREADS, 0, s, delta, (const T *)dy.data, (const T *)y.data, n_rows,
+                        n_t, (int)heads, (int)d));
     return OK;
 }
 

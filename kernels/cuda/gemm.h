@@ -1,20 +1,30 @@
-/* The one matrix product of all dense layers, in f32: C[i,j] = Σk A[i,k] B[j,k].
+/* The one matrix product of all dense layers: C[i,j] = Σk A[i,k] B[j,k], and how it is computed in
+ * f32. In bf16: gemm_bf16.h.
  *
  * Where elements stand is said by maps, so that a convolution is a product over addresses and no
- * operand is ever rearranged in memory; what becomes of a sum is said by the output: bias,
+ * activation is ever rearranged in memory; what becomes of a sum is said by the output: bias,
  * activation, adding to a gradient. Sums are of one order, fixed by the shape. */
 #ifndef KERNELS_CUDA_GEMM_H
 #define KERNELS_CUDA_GEMM_H
 
 #include "kernels/cuda/activation.h"
+#include "kernels/cuda/element.h"
 
 /* Maps: the place of element (i,j), −1 for a zero that is not in memory. Neighbours in j are
- * neighbours in memory where ALONG_J says so. */
+ * neighbours in memory where ALONG_J says so. A place is made of what i alone says, line(i), and of
+ * what j alone says, column(j): whoever walks along one of them works the other out once.
+ * in_runs: of n neighbours from a multiple of n on, all stand side by side on a whole n, or none is
+ * in memory. */
 struct by_rows {
     enum { ALONG_J = 1 };
     int64_t row;
 
-    DEVICE int64_t at(int i, int j) const { return i * row + j; }
+    typedef int64_t line_type, column_type;
+    DEVICE int64_t line(int i) const { return i * row; }
+    DEVICE int64_t column(int j) const { return j; }
+    DEVICE int64_t place(int64_t line, int64_t column) const { return line + column; }
+    DEVICE int64_t at(int i, int j) const { return place(line(i), column(j)); }
+    bool in_runs(int n) const { return row % n == 0; }
 };
 
 /* i: the cells (n,y,x) of a grid; j: (a,b,c), of the side × side pixels below a cell */
@@ -22,13 +32,27 @@ struct by_patches {
     enum { ALONG_J = 1 };
     int w, side, n_c;
 
-    DEVICE int64_t at(int i, int j) const
+    typedef int64_t line_type, column_type;
+    DEVICE int64_t line(int i) const
     {
-        const int row_of_patch = side * n_c, a = j / row_of_patch, rest = j % row_of_patch;
-        const int64_t line = (int64_t)(i / w) * side + a; /* i / w = n h + y */
+        const int64_t line_of_cells = (int64_t)(i / w) * side; /* i / w = n h + y */
 
-        return (line * w + i % w) * row_of_patch + rest;
+        return (line_of_cells * w + i % w) * (side * n_c);
     }
+    DEVICE int64_t column(int j) const
+    {
+        const int row_of_patch = side * n_c;
+
+        return (int64_t)(j / row_of_patch) * w * row_of_patch + j % row_of_patch;
+    }
+    DEVICE int64_t place(int64_t line, int64_t column) const { return line + column; }
+    DEVICE int64_t at(int i, int j) const { return place(line(i), column(j)); }
+    bool in_runs(int n) const { return side * n_c % n == 0; }
+};
+
+struct pixel {
+    int64_t at;
+    int y, x;
 };
 
 /* i: the pixels (n,y,x); j: (a,b,c), of the pixel's neighbour (y,x) + sign · (a−1,b−1) */
@@ -36,25 +60,37 @@ struct by_neighbours {
     enum { ALONG_J = 1 };
     int h, w, n_c, sign;
 
-    DEVICE int64_t at(int i, int j) const
+    typedef pixel line_type, column_type;
+    DEVICE pixel line(int i) const { return pixel{ (int64_t)i * n_c, i / w % h, i % w }; }
+    DEVICE pixel column(int j) const
     {
-        const int a = j / (3 * n_c), b = j / n_c % 3, c = j % n_c;
-        const int y = i / w % h + sign * (a - 1), x = i % w + sign * (b - 1);
-        const int64_t image = i / w / h;
+        const int dy = sign * (j / (3 * n_c) - 1), dx = sign * (j / n_c % 3 - 1);
 
-        if (y < 0 || y >= h || x < 0 || x >= w) return -1;
-        return ((image * h + y) * w + x) * n_c + c;
+        return pixel{ ((int64_t)dy * w + dx) * n_c + j % n_c, dy, dx };
     }
+    DEVICE int64_t place(pixel line, pixel column) const
+    {
+        const int y = line.y + column.y, x = line.x + column.x;
+
+        return y < 0 || y >= h || x < 0 || x >= w ? -1 : line.at + column.at;
+    }
+    DEVICE int64_t at(int i, int j) const { return place(line(i), column(j)); }
+    bool in_runs(int n) const { return n_c % n == 0; }
 };
 
-/* A convolution's weights. i: one kind of channel, `outer` apart; j: (a,b,c) with n_c channels of
- * the other kind, `inner` apart: a kernel's elements are neighbours. */
+/* A convolution's weights as they are kept. i: one kind of channel, `outer` apart; j: (a,b,c) with
+ * n_c channels of the other kind, `inner` apart: a kernel's elements are neighbours. */
 struct by_kernel {
     enum { ALONG_J = 1 };
     int64_t outer, inner;
     int n_c;
 
-    DEVICE int64_t at(int i, int j) const { return i * outer + j % n_c * inner + j / n_c; }
+    typedef int64_t line_type, column_type;
+    DEVICE int64_t line(int i) const { return i * outer; }
+    DEVICE int64_t column(int j) const { return j % n_c * inner + j / n_c; }
+    DEVICE int64_t place(int64_t line, int64_t column) const { return line + column; }
+    DEVICE int64_t at(int i, int j) const { return place(line(i), column(j)); }
+    bool in_runs(int n) const { return inner == 1 && outer % n == 0; }
 };
 
 template <class MAP> struct turned {
@@ -62,6 +98,7 @@ template <class MAP> struct turned {
     MAP map;
 
     DEVICE int64_t at(int i, int j) const { return map.at(j, i); }
+    bool in_runs(int n) const { return map.in_runs(n); }
 };
 
 template <class MAP> static inline turned<MAP> turn(MAP map)
@@ -69,51 +106,114 @@ template <class MAP> static inline turned<MAP> turn(MAP map)
     return turned<MAP>{ map };
 }
 
-template <class MAP> struct operand {
+template <class T, class MAP> struct operand {
+    typedef T element;
     typedef MAP map_type;
-    const float *p;
+    const T *p;
     MAP map;
 };
 
-template <class MAP> static inline operand<MAP> read_by(struct tensor t, MAP map)
+template <class T, class MAP> static inline operand<T, MAP> read_by(const void *p, MAP map)
 {
-    return operand<MAP>{ (const float *)t.data, map };
+    return operand<T, MAP>{ (const T *)p, map };
 }
 
-/* Outputs: take the sum of (i,j), of which `chunk` says the part. */
-template <class MAP> struct forward_output {
-    float *y, *pre; /* pre for GELU only */
+/* Outputs: take the sum of (i,j), of which `chunk` says the part, or those of four neighbours in j
+ * from a multiple of four on, of which `left` are there. fours: they stand on a whole four. */
+template <class T, class MAP> struct forward_output {
+    T *y, *pre;     /* pre for GELU only */
     const float *b; /* or NULL */
     int n_b;        /* j counts it over and over */
     enum activation act;
     MAP map;
+    bool fours;
 
     DEVICE void put(int i, int j, float sum, int) const
     {
         const int64_t at = map.at(i, j);
 
         if (b) sum += b[j % n_b];
-        if (act == ACT_GELU) pre[at] = sum;
-        y[at] = activation_value(act, sum);
+        if (act == ACT_GELU) element_store(pre + at, sum);
+        element_store(y + at, activation_value(act, sum));
+    }
+    DEVICE void put4(int i, int j, float (&sum)[4], int left, int) const
+    {
+        if (!fours) {
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                if (c < left) put(i, j + c, sum[c], 0);
+            return;
+        }
+        const int64_t at = map.at(i, j);
+
+        if (b) {
+            const float4 bias = *reinterpret_cast<const float4 *>(b + j % n_b);
+
+            sum[0] += bias.x;
+            sum[1] += bias.y;
+            sum[2] += bias.z;
+            sum[3] += bias.w;
+        }
+        if (act == ACT_GELU) element_store_lot(pre + at, sum);
+#pragma unroll
+        for (int c = 0; c < 4; c++) sum[c] = activation_value(act, sum[c]);
+        element_store_lot(y + at, sum);
     }
 };
 
-template <class MAP> struct gradient_output {
-    float *p;
+template <class T, class MAP>
+static inline forward_output<T, MAP> forward_by(struct tensor y, struct tensor pre, struct tensor b,
+                                                enum activation act, MAP map)
+{
+    const int n_b = b.n_dims > 0 ? (int)b.dim[0] : 1;
+    T *const to = (T *)y.data, *const kept = (T *)pre.data;
+    const float *const bias = (const float *)b.data;
+    const bool fours = map.in_runs(4) && element_aligned<4>(to, 4) && element_aligned<4>(kept, 4) &&
+                       (!bias || element_aligned<4>(bias, n_b));
+
+    return forward_output<T, MAP>{ to, kept, bias, n_b, act, map, fours };
+}
+
+template <class T, class MAP> struct gradient_output {
+    T *p;
     bool add;
     MAP map;
+    bool fours;
 
     DEVICE void put(int i, int j, float sum, int) const
     {
-        put_gradient(p + map.at(i, j), add, sum);
+        element_gradient(p + map.at(i, j), add, sum);
+    }
+    DEVICE void put4(int i, int j, float (&sum)[4], int left, int) const
+    {
+        if (!fours) {
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                if (c < left) put(i, j + c, sum[c], 0);
+            return;
+        }
+        T *const to = p + map.at(i, j);
+
+        if (add) {
+            float old[4];
+
+            element_load_lot(old, to);
+#pragma unroll
+            for (int c = 0; c < 4; c++) sum[c] += old[c];
+        }
+        element_store_lot(to, sum);
     }
 };
 
-template <class MAP> static inline gradient_output<MAP> gradient_by(struct tensor t, MAP map)
+template <class T, class MAP>
+static inline gradient_output<T, MAP> gradient_by(struct tensor t, MAP map)
 {
-    return gradient_output<MAP>{ (float *)t.data, t.add, map };
+    T *const p = (T *)t.data;
+
+    return gradient_output<T, MAP>{ p, t.add, map, map.in_runs(4) && element_aligned<4>(p, 4) };
 }
 
+/* The parts of a long sum; p from scratch, hence aligned */
 struct chunk_output {
     float *p;
     int64_t n_i, n_j;
@@ -121,6 +221,10 @@ struct chunk_output {
     DEVICE void put(int i, int j, float sum, int chunk) const
     {
         p[(chunk * n_i + i) * n_j + j] = sum;
+    }
+    DEVICE void put4(int i, int j, float (&sum)[4], int left, int chunk) const
+    {
+        element_store_lot(p + (chunk * n_i + i) * n_j + j, sum, left, n_j % 4 == 0);
     }
 };
 
@@ -137,7 +241,8 @@ template <class MAP> DEVICE void tile_element(int e, int &i, int &k)
 }
 
 template <class MAP>
-DEVICE void tile_read(float (&v)[LOADS], const operand<MAP> &o, int i0, int n_i, int k0, int k_end)
+DEVICE void tile_read(float (&v)[LOADS], const operand<float, MAP> &o, int i0, int n_i, int k0,
+                      int k_end)
 {
 #pragma unroll
     for (int e = 0; e < LOADS; e++) {

@@ -1,5 +1,6 @@
 #include <math.h>
 
+#include "kernels/adamw_scale.h"
 #include "kernels/optimizer_check.h"
 
 #include "kernels/cuda/element.h"
@@ -27,30 +28,39 @@ __global__ static void __launch_bounds__(NORM_THREADS)
     if (t == 0) sums[blockIdx.x] = part[0];
 }
 
-/* The blocks' sums in order: ten thousand for ViT-H. */
-__global__ static void norm_finish(double *total, const double *sums, int64_t n_blocks)
+/* The blocks' sums, ten thousand for ViT-H: each thread adds every 256th, and theirs meet in a tree.
+ * One block, 80 KB once: bound by latency, some microseconds. */
+__global__ static void __launch_bounds__(NORM_THREADS)
+    norm_finish(double *total, const double *sums, int64_t n_blocks)
 {
+    __shared__ double part[NORM_THREADS];
+    const int t = (int)threadIdx.x;
     double sum = 0;
 
-    if (threadIdx.x > 0) return;
-    for (int64_t i = 0; i < n_blocks; i++) sum += sums[i];
-    *total = sum;
+    for (int64_t i = t; i < n_blocks; i += NORM_THREADS) sum += sums[i];
+    part[t] = sum;
+    for (int other = NORM_THREADS / 2; other > 0; other /= 2) {
+        __syncthreads();
+        if (t < other) part[t] += part[t + other];
+    }
+    if (t == 0) *total = part[0];
 }
 
-extern "C" enum status grad_norm_cuda(double *sum, struct tensor g, struct stream *s)
+extern "C" enum status grad_norm_cuda(struct tensor squares, struct tensor g, struct stream *s)
 {
-    TRY(grad_norm_check(g));
+    TRY(grad_norm_check(squares, g));
     const int64_t n = g.dim[0], n_blocks = (n + GRAD_NORM_BLOCK - 1) / GRAD_NORM_BLOCK;
-    void *scratch; /* the blocks' sums, then the total */
+    void *scratch; /* the blocks' sums */
 
-    STREAM_SCRATCH(s, scratch, (n_blocks + 1) * (int64_t)sizeof(double));
+    STREAM_SCRATCH(s, scratch, n_blocks * (int64_t)sizeof(double));
 
     double *const sums = (double *)scratch;
 
     if (n_blocks > 0)
         LAUNCH(norm_blocks, (unsigned)n_blocks, NORM_THREADS, 0, s, sums, (const float *)g.data, n);
-    LAUNCH(norm_finish, 1, 32, 0, s, sums + n_blocks, sums, n_blocks);
-    return device_get(sum, sums + n_blocks, sizeof *sum, s);
+    LAUNCH(norm_finish, 1, NORM_THREADS, 0, s, (double *)squares.data, (const double *)sums,
+           n_blocks);
+    return OK;
 }
 
 enum { STEP_THREADS = 256, STEP_ITEMS = 4, STEP_BLOCK = STEP_THREADS * STEP_ITEMS, SEGMENTS = 64 };
@@ -66,7 +76,9 @@ struct segments {
 struct step_options {
     float beta1, rest1, beta2, rest2; /* rest = 1 − beta */
     float by_fix1, by_fix2;           /* 1/(1−β^t) */
-    float eps, grad_scale;
+    float eps, grad_scale, clip;
+    const double *squares; /* on the device */
+    int n_squares;
 };
 
 /* The first segment that ends behind i. */
@@ -94,6 +106,9 @@ __global__ static void __launch_bounds__(STEP_THREADS)
     const int64_t first = all.begin + (int64_t)blockIdx.x * STEP_BLOCK + (int)threadIdx.x;
     const int64_t end = all.end[all.n - 1];
     int k = segment_of(all, first);
+    float scale;
+
+    if (!adamw_scale(&scale, o.grad_scale, o.clip, o.squares, o.n_squares)) return;
 
     for (int item = 0; item < STEP_ITEMS; item++) {
         const int64_t i = first + (int64_t)item * STEP_THREADS;
@@ -101,7 +116,7 @@ __global__ static void __launch_bounds__(STEP_THREADS)
         if (i >= end) return;
         while (i >= all.end[k]) k++;
         if (all.frozen[k]) continue;
-        const float gi = o.grad_scale * g[i];
+        const float gi = scale * g[i];
         const float mi = o.beta1 * m[i] + o.rest1 * gi, vi = o.beta2 * v[i] + o.rest2 * gi * gi;
         const float way = mi * o.by_fix1 / (sqrtf(vi * o.by_fix2) + o.eps);
 
@@ -114,7 +129,7 @@ __global__ static void __launch_bounds__(STEP_THREADS)
     }
 }
 
-static step_options options_of(const struct adamw_options *o)
+static step_options options_of(const struct adamw_options *o, struct tensor squares)
 {
     const double b1 = o->beta1, b2 = o->beta2, t = (double)o->step;
 
@@ -125,15 +140,18 @@ static step_options options_of(const struct adamw_options *o)
              (float)(1 / (1 - pow(b1, t))),
              (float)(1 / (1 - pow(b2, t))),
              o->eps,
-             o->grad_scale };
+             o->grad_scale,
+             o->clip,
+             (const double *)squares.data,
+             (int)squares.dim[0] };
 }
 
 extern "C" enum status adamw_cuda(struct tensor w, struct tensor m, struct tensor v,
-                                  struct tensor w16, struct tensor g,
+                                  struct tensor w16, struct tensor g, struct tensor squares,
                                   const struct adamw_segment *segment, int n_segments,
                                   const struct adamw_options *o, struct stream *s)
 {
-    TRY(adamw_check(w, m, v, w16, g, segment, n_segments, o));
+    TRY(adamw_check(w, m, v, w16, g, squares, segment, n_segments, o));
     STREAM_NO_SCRATCH(s);
 
     for (int first = 0; first < n_segments; first += SEGMENTS) {
@@ -153,7 +171,7 @@ extern "C" enum status adamw_cuda(struct tensor w, struct tensor m, struct tenso
         if (n == 0) continue;
         LAUNCH(step, (unsigned)((n + STEP_BLOCK - 1) / STEP_BLOCK), STEP_THREADS, 0, s,
                (float *)w.data, (float *)m.data, (float *)v.data, (bf16 *)w16.data,
-               (const float *)g.data, all, options_of(o));
+               (const float *)g.data, all, options_of(o, squares));
     }
     return OK;
 }

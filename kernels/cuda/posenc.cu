@@ -1,6 +1,6 @@
 #include "kernels/posenc_check.h"
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/element.h"
 
 enum { THREADS = 128 };
 
@@ -74,13 +74,14 @@ struct learned {
 /* A block owns a token, a thread every 128th pair of its channels. What is learned is read from L2
  * once a token, tokens are written once. Bound by the launch: 64 masks of 16 tokens are 1 MiB.
  * One token a block, because its kind decides what it is made of: no two ways in one block. */
+template <class T>
 __global__ static void __launch_bounds__(THREADS)
-    make_tokens(float *tokens, const points in, const float *gaussian, const learned from, int n_k,
+    make_tokens(T *tokens, const points in, const float *gaussian, const learned from, int n_k,
                 int pairs, double frame)
 {
     const int n_t = 1 + n_k + in.n_p, t = (int)(blockIdx.x % (unsigned)n_t), p = t - 1 - n_k;
     const int64_t m = blockIdx.x / (unsigned)n_t, at = m * in.n_p + p;
-    float *const out = tokens + (int64_t)blockIdx.x * 2 * pairs;
+    T *const out = tokens + (int64_t)blockIdx.x * 2 * pairs;
     const float *base = NULL;
     int place = t == 0 ? (int)IOU_TOKEN : (int)MASK_TOKENS;
     bool placed = false;
@@ -102,8 +103,8 @@ __global__ static void __launch_bounds__(THREADS)
     for (int i = (int)threadIdx.x; i < pairs; i += THREADS) {
         const float2 v = placed ? feature(x, y, gaussian, i, pairs) : make_float2(0, 0);
 
-        out[i] = base ? base[i] + v.x : 0;
-        out[pairs + i] = base ? base[pairs + i] + v.y : 0;
+        element_store(out + i, base ? base[i] + v.x : 0);
+        element_store(out + pairs + i, base ? base[pairs + i] + v.y : 0);
     }
 }
 
@@ -126,8 +127,9 @@ extern "C" enum status prompt_tokens_fwd_cuda(struct tensor tokens, struct tenso
 
     for (int i = 0; i < POSENC_TABLE; i++) from.at[TABLE + i] = (const float *)table[i].data;
     if (tensor_count(tokens) == 0) return OK;
-    LAUNCH(make_tokens, (unsigned)(g.m * g.t), THREADS, 0, s, (float *)tokens.data, in,
-           (const float *)gaussian.data, from, (int)g.k, (int)(g.c / 2), (double)frame);
+    BY_DTYPE(tokens,
+             LAUNCH(make_tokens<T>, (unsigned)(g.m * g.t), THREADS, 0, s, (T *)tokens.data, in,
+                    (const float *)gaussian.data, from, (int)g.k, (int)(g.c / 2), (double)frame));
     return OK;
 }
 
@@ -142,8 +144,9 @@ struct gradients {
 /* A block owns 32 channels of one learned token, a warp every eighth mask; the warps' sums meet in
  * shared memory, in order. dtokens is read once in all, 128 bytes a warp; labels once a block.
  * Bound by the launch and by latency: 64 masks of 16 tokens are 1 MiB, eight masks a warp. */
+template <class T>
 __global__ static void __launch_bounds__(COLUMNS *STRIPES)
-    sum_tokens(const gradients all, const float *dtokens, const int32_t *labels,
+    sum_tokens(const gradients all, const T *dtokens, const int32_t *labels,
                const int32_t *n_points, int64_t n_m, int n_k, int n_p, int n_c)
 {
     __shared__ float part[STRIPES][COLUMNS];
@@ -161,19 +164,20 @@ __global__ static void __launch_bounds__(COLUMNS *STRIPES)
     if (!out) return;
     if (place == MASK_TOKENS) out += (int64_t)(row - 1) * n_c;
     for (int64_t m = stripe; m < n_m && c < n_c; m += STRIPES) {
-        const float *const from = dtokens + m * n_t * n_c + c;
+        const T *const from = dtokens + m * n_t * n_c + c;
         const int n = entry < 0 ? 0 : n_points[m];
 
-        if (entry < 0) sum += from[(int64_t)row * n_c];
+        if (entry < 0) sum += element_load(from + (int64_t)row * n_c);
         for (int p = 0; p < n; p++)
-            if (labels[m * n_p + p] + 1 == entry) sum += from[(int64_t)(1 + n_k + p) * n_c];
+            if (labels[m * n_p + p] + 1 == entry)
+                sum += element_load(from + (int64_t)(1 + n_k + p) * n_c);
     }
     part[stripe][column] = sum;
     __syncthreads();
     if (stripe > 0 || c >= n_c) return;
     sum = 0;
     for (int k = 0; k < STRIPES; k++) sum += part[k][column];
-    out[c] = add ? out[c] + sum : sum;
+    element_gradient(out + c, add, sum);
 }
 
 extern "C" enum status prompt_tokens_bwd_cuda(struct tensor diou_token, struct tensor dmask_tokens,
@@ -197,8 +201,8 @@ extern "C" enum status prompt_tokens_bwd_cuda(struct tensor diou_token, struct t
         all.adds |= (unsigned)t->add << i;
     }
     if (g.c == 0) return OK;
-    LAUNCH(sum_tokens, grid, COLUMNS * STRIPES, 0, s, all, (const float *)dtokens.data,
-           (const int32_t *)labels.data, (const int32_t *)n_points.data, g.m, (int)g.k, (int)g.p,
-           (int)g.c);
+    BY_DTYPE(dtokens, LAUNCH(sum_tokens<T>, grid, COLUMNS * STRIPES, 0, s, all,
+                             (const T *)dtokens.data, (const int32_t *)labels.data,
+                             (const int32_t *)n_points.data, g.m, (int)g.k, (int)g.p, (int)g.c));
     return OK;
 }

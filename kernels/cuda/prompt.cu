@@ -346,3 +346,34 @@ extern "C" enum status prompt_next_cuda(struct tensor mask_prompt, struct tensor
     LAUNCH(choose_next, (unsigned)n_m, 32, 0, s, out, rows, in, from, round, o->frame);
     return OK;
 }
+
+/* A thread owns a pixel of every mask that its row of blocks takes. Bound by memory: 12 bytes each. */
+__global__ static void __launch_bounds__(COPY_THREADS)
+    add_to_best(float *dlogits, const float *dmask, const float *iou_pred,
+                const int32_t *candidates, int64_t n_m, int64_t K, int64_t n)
+{
+    const int64_t i = (int64_t)blockIdx.x * COPY_THREADS + (int)threadIdx.x;
+
+    for (int64_t m = blockIdx.y; i < n && m < n_m; m += gridDim.y) {
+        const int64_t best = candidates_best(candidates_of(candidates, m, K), iou_pred + m * K);
+
+        dlogits[(m * K + best) * n + i] += dmask[m * n + i];
+    }
+}
+
+extern "C" enum status prompt_next_bwd_cuda(struct tensor dlogits, struct tensor dmask,
+                                            struct tensor iou_pred, const struct prompt_options *o,
+                                            struct stream *s)
+{
+    TRY(prompt_next_bwd_check(dlogits, dmask, iou_pred, o));
+    STREAM_NO_SCRATCH(s);
+
+    const int64_t n_m = dlogits.dim[0], K = dlogits.dim[1], n = dlogits.dim[2] * dlogits.dim[3];
+    const dim3 grid((unsigned)((n + COPY_THREADS - 1) / COPY_THREADS),
+                    (unsigned)min(n_m, MAX_ROWS_OF_BLOCKS));
+
+    if (n_m == 0 || n == 0) return OK;
+    LAUNCH(add_to_best, grid, COPY_THREADS, 0, s, (float *)dlogits.data, (const float *)dmask.data,
+           (const float *)iou_pred.data, (const int32_t *)o->candidates.data, n_m, K, n);
+    return OK;
+}

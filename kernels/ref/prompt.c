@@ -132,3 +132,22 @@ enum status prompt_next_ref(struct tensor mask_prompt, struct tensor coords, str
     }
     return OK;
 }
+
+enum status prompt_next_bwd_ref(struct tensor dlogits, struct tensor dmask, struct tensor iou_pred,
+                                const struct prompt_options *o, struct stream *s)
+{
+    TRY(prompt_next_bwd_check(dlogits, dmask, iou_pred, o));
+    STREAM_NO_SCRATCH(s);
+
+    const int64_t M = dlogits.dim[0], K = dlogits.dim[1], L2 = dlogits.dim[2] * dlogits.dim[3];
+    const float *const from = dmask.data;
+
+    for (int64_t m = 0; m < M; m++) {
+        const struct candidates c = candidates_of(o->candidates.data, m, K);
+        const int64_t best = candidates_best(c, (const float *)iou_pred.data + m * K);
+        float *const to = (float *)dlogits.data + (m * K + best) * L2;
+
+        for (int64_t i = 0; i < L2; i++) to[i] += from[m * L2 + i];
+    }
+    return OK;
+}

@@ -4,6 +4,8 @@
  * Lines: operation, lane, four words. */
 #include "kernels/cuda/device.h"
 
+#include <cmath>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,7 @@ enum operation {
     VOTES,
     BARRIERS,
     ATOMICS,
+    EXPONENTIALS,
     N_OPERATIONS
 };
 enum { LANES = 32, WORDS = 4, OUT = N_OPERATIONS * LANES * WORDS, IN = 256 };
@@ -120,6 +123,17 @@ DEVICE void atomics(uint32_t *out)
     put(out, ATOMICS, r);
 }
 
+/* Of integers: exact. */
+DEVICE void exponentials(uint32_t *out)
+{
+    const float t = (float)threadIdx.x,
+                x[4] = { t - 16, -126 + t, -127 - t, t < 16 ? -INFINITY : t };
+    uint32_t r[4];
+
+    for (int i = 0; i < 4; i++) r[i] = __float_as_uint(exp2_approximate(x[i]));
+    put(out, EXPONENTIALS, r);
+}
+
 __global__ void conform(uint32_t *out, const uint32_t *in)
 {
     DYNAMIC_SHARED(bytes);
@@ -138,6 +152,7 @@ __global__ void conform(uint32_t *out, const uint32_t *in)
     __syncthreads();
     barriers(out, bytes);
     atomics(out);
+    exponentials(out);
 }
 
 #ifdef __CUDACC__

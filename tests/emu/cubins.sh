@@ -14,9 +14,14 @@ bad=0
 
 # what must be in it
 case $(basename "$source") in
+attention.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 conform.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
+linear.cu | conv.cu) opcodes='+HMMA +LDSM +LDGSTS +BAR' ;;
+image_to_token.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL +BAR' ;;
 layernorm.cu) opcodes='+SHFL +BAR +LDG +STG' ;;
+token_to_image.cu) opcodes='+HMMA +LDSM +LDGSTS' ;;
 optimizer.cu) opcodes='+BAR +LDG +STG' ;;
+upscale.cu | upscale_bwd.cu) opcodes='+HMMA +LDSM +LDGSTS +SHFL' ;;
 *) opcodes='+LDG' ;;
 esac
 

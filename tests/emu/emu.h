@@ -27,7 +27,7 @@
 #define __host__
 #define __constant__ static
 #define __launch_bounds__(...)
-#define __shared__ static thread_local
+#define __shared__ static thread_local __attribute__((aligned(256))) /* for gaps between them */
 
 extern "C" __attribute__((const)) uint3 emu_thread(void);
 extern "C" __attribute__((const)) uint3 emu_block(void);

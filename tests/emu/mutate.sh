@@ -1,9 +1,10 @@
 #!/bin/sh
 # mutate.sh SETTINGS SOURCE [STEP [JOBS]]: breaks one token of SOURCE (a file of kernels/cuda) at a time, every
-# STEP-th of them, and asks the tests of the ops that are compiled from it: checked and in order; what survives
-# that, fast under two more schedules. Prints a table and what survived. A survivor must be explained in
-# tests/emu/mutants.explained; one that is not fails the run, and so does an explanation of a mutant that does not
-# exist or does not survive. SETTINGS is written by CMake: build/tests/emu/mutate.settings, of a build with its emulator.
+# STEP-th of them, or with `explained` those that are, and asks the tests of the ops that are compiled from it:
+# checked and in order; what survives that, fast under two more schedules. Prints a table and what survived.
+# A survivor must be explained in tests/emu/mutants.explained; one that is not fails the run, and so does an
+# explanation of a mutant that does not exist or does not survive. SETTINGS is written by CMake:
+# build/tests/emu/mutate.settings, in a build whose targets emu, cuda_checked, cuda_fast, check and mutate are made.
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # ---- one mutant: mutate.sh --one WORK NUMBER ----------------------------------------------------------------------
@@ -20,7 +21,7 @@ build() {
 
 # ask KIND UNIT SEED: the verdict of the test built last
 ask() {
-    EMU_SEED=$3 "$mutate" run "$(cat "$work/$1_$(basename "$2" .cu).limit")" "$work/$number/$1" emu
+    EMU_SEED=$3 "$mutate" run "$(cat "$work/$1_$(basename "$2" .cu).limit")" "$work/$number/$1" emu | cut -d' ' -f1
 }
 
 one() {
@@ -62,7 +63,6 @@ source=$2
 step=${3:-1}
 jobs=${4:-2}
 . "$settings"
-explained=${EXPLAINED:-$top/tests/emu/mutants.explained}
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 trap 'exit 2' INT TERM
@@ -96,15 +96,20 @@ prepare() {
         ld -r "$work/test.o" "$work/ops_emu.o" $rest $emu_objects $archives -o "$work/$1_$noun.o" &&
         strip --strip-debug "$work/$1_$noun.o" &&
         $cxx -no-pie "$own" "$work/$1_$noun.o" $libraries -o "$work/sound" || return 1
-    begin=$(date +%s)
-    verdict=$("$mutate" run 600 "$work/sound" emu)
-    echo $((4 + 4 * ($(date +%s) - begin))) >"$work/$1_$noun.limit"
-    [ "$verdict" = survived ] || {
-        echo "test_$noun, $1: $verdict, though nothing is mutated"
+    set -- "$1" $("$mutate" run 600 "$work/sound" emu)
+    [ "$2" = survived ] || {
+        echo "test_$noun, $1: $2, though nothing is mutated"
         return 1
     }
+    echo $((1 + 2 * $3)) >"$work/$1_$noun.limit"
 }
 
+cat "${EXPLAINED:-$top/tests/emu/mutants.explained}" >"$work/explained" || exit 2
+"$mutate" list "$top/$source" >"$work/list" || exit 2
+[ -s "$work/list" ] || {
+    echo "$source: no device code"
+    exit 0
+}
 units=$(units_of "$source" | tr '\n' ' ')
 [ -n "$units" ] || {
     echo "$source: no kernel is compiled from it"
@@ -124,13 +129,15 @@ for kind in checked fast; do
     for unit in $units; do prepare $kind "$unit" || exit 2; done
 done
 
-"$mutate" list "$top/$source" >"$work/list" || exit 2
-awk -v step="$step" '$1 % step == 0 { print $1 }' "$work/list" |
-    xargs -P "$jobs" -n 1 "$0" --one "$work"
+awk -v step="$step" -v source="$source" '
+    file == 1 { sub(/ -- .*/, ""); explained[$0] = 1; next }
+    { number = $1; sub(/^[0-9]+ [0-9]+ /, "") }
+    step == "explained" ? source " " $0 in explained : number % step == 0 { print number }
+    ' file=1 "$work/explained" file=2 "$work/list" |
+    xargs -r -P "$jobs" -n 1 "$0" --one "$work"
 cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"
 
 awk -v source="$source" '
-    FNR == 1 { file++ }
     file == 1 && /^[^#]/ { # the explanations, of this source
         at = index($0, " -- ")
         if (index($0, source " ") != 1) next
@@ -159,9 +166,9 @@ awk -v source="$source" '
     }
     END {
         for (key in reason) if (!(key in exists)) { print "explained, but no such mutant: " key; bad = 1 }
-        if (all == 0 && length(exists) > 0) { print source ": no mutant was tried"; bad = 1 }
+        if (all == 0) { print source ": no mutant was tried"; bad = 1 }
         printf "%s: %d mutants tried: %d by report, %d by numbers, %d by fault, %d by time; ", source, all,
             n["report"], n["numbers"], n["fault"], n["time"]
         printf "%d do not compile; %d survived, %d of them explained\n", n["uncompiled"], n["survived"], n_explained
         exit bad
-    }' "$explained" "$work/list" "$work/verdicts"
+    }' file=1 "$work/explained" file=2 "$work/list" file=3 "$work/verdicts"

@@ -183,6 +183,28 @@ __global__ void index_past_shared_array(float *o)
     o[t] = s[t + 1];
 }
 
+struct span {
+    int64_t begin, end;
+    float share;
+};
+
+static span span_of(int t)
+{
+    return { t, t + 1, 0.5f * (float)t };
+}
+
+/* Where a struct is made in place, g++'s bounds let one behind the end pass, as an address. */
+__global__ void struct_past_shared_array(float *o, int n)
+{
+    __shared__ span s[16], next[16];
+    const int t = (int)threadIdx.x;
+
+    if (t < n) s[t] = span_of(t);
+    if (t < 16) next[t] = span_of(t);
+    __syncthreads();
+    if (t < 16) o[t] = s[t].share + next[t].share;
+}
+
 __global__ void index_past_local_array(float *o, int k)
 {
     const float a[4] = { 1, 2, 3, 4 };
@@ -416,6 +438,8 @@ static void memory(const buffers &b)
     BAD(WILD, copy_strided, 1, 64, 0, b.o, b.host, 64);
     BAD(BAD_INDEX, index_past_shared_array, 1, 64, 0, b.o);
     BAD(BAD_INDEX, index_past_local_array, 1, 64, 0, b.o, 2);
+    GOOD(struct_past_shared_array, 1, 64, 0, b.o, 16);
+    BAD(OOB, struct_past_shared_array, 1, 64, 0, b.o, 17);
     GOOD(dynamic_exchange, 1, 64, 256, b.o);
     BAD(OOB, dynamic_exchange, 1, 64, 128, b.o);
     BAD(OOB, copy_strided, 1, 64, 0, b.o, b.x, 513);

@@ -17,7 +17,7 @@
 
 #include "tests/kernels/op.h"
 
-enum { OP_CASE_INPUTS = 10 };
+enum { OP_CASE_INPUTS = 12 };
 
 struct op_case {
     const char *name;

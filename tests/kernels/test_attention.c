@@ -7,6 +7,12 @@
  * which exp makes the relative error of a weight. The sums after it add a few u: 16 u. */
 static const double tol = 16 * 5.96e-8;
 
+/* A rounding to BF16 is 1.5e-3 of the norm (2^-7 / √12 of a mantissa of 1.5). The tables are rounded: terms
+ * of σ up to 2 are off by 3e-3 each, two of them by 4.2e-3, which is the relative error of a weight;
+ * weights are rounded, and y: (4.2² + 2 · 1.5²)^½ = 4.7e-3. Gradients: the same error of a weight, and
+ * ds, dterms, delta (of a rounded y) and the result, rounded: half as much again. */
+static const double tol_bf16 = 5e-3;
+
 enum { QKV, BIAS, REL_H, REL_W, N_INPUTS };
 
 struct problem {
@@ -87,6 +93,45 @@ static void compare(const struct ops *be, struct problem p, uint64_t seed)
             CHECK_SAME_BITS(p.grad[i].data, one.grad[i].data, tensor_bytes(p.grad[i]));
 }
 
+/* What is BF16 in BF16, rounded; the parameters and lse stay. */
+static struct problem narrow(const struct problem *p)
+{
+    struct problem t = twin(p);
+
+    t.in[QKV] = op_cast(p->in[QKV], BF16);
+    t.grad[QKV] = op_like(t.in[QKV]);
+    t.dy = op_cast(p->dy, BF16);
+    t.y = op_like(t.dy);
+    return t;
+}
+
+/* On the same rounded numbers, against the reference in F32; twice, to the bit. */
+static void compare_bf16(const struct ops *be, struct problem p, uint64_t seed)
+{
+    problem_fill(&p, seed);
+    struct problem got = narrow(&p), again = narrow(&p);
+
+    p.in[QKV] = op_cast(got.in[QKV], F32);
+    p.dy = op_cast(got.dy, F32);
+    forward(&ops_ref, &p);
+    forward(be, &got);
+    CHECK_CLOSE(op_cast(got.y, F32).data, p.y.data, tensor_count(p.y), tol_bf16);
+    CHECK_CLOSE(got.lse.data, p.lse.data, tensor_count(p.lse), tol_bf16);
+    backward(&ops_ref, &p);
+    backward(be, &got);
+    for (int i = 0; i < N_INPUTS; i++)
+        if (!tensor_is_none(p.grad[i]))
+            CHECK_CLOSE(op_cast(got.grad[i], F32).data, p.grad[i].data, tensor_count(p.grad[i]),
+                        1.5 * tol_bf16);
+    forward(be, &again);
+    backward(be, &again);
+    CHECK_SAME_BITS(got.y.data, again.y.data, tensor_bytes(got.y));
+    CHECK_SAME_BITS(got.lse.data, again.lse.data, tensor_bytes(got.lse));
+    for (int i = 0; i < N_INPUTS; i++)
+        if (!tensor_is_none(p.in[i]))
+            CHECK_SAME_BITS(got.grad[i].data, again.grad[i].data, tensor_bytes(got.grad[i]));
+}
+
 /* Σ w·y at in + h·u. */
 static double loss_at(const struct ops *be, struct problem *p, int input, const float *u, double h)
 {
@@ -127,13 +172,14 @@ static void derivative(const struct ops *be)
 }
 
 /* Added, overwritten and unwanted gradients, each in its turn. */
-static void gradient_rule(const struct ops *be, int64_t h, int64_t w, int window)
+static void gradient_rule(const struct ops *be, int64_t h, int64_t w, int window, enum dtype dtype)
 {
     struct problem p = {
         .n = 2, .h = h, .w = w, .heads = 2, .d = 8, .window = window, .rel = true
     };
 
     problem_fill(&p, 60);
+    if (dtype == BF16) p = narrow(&p);
     forward(be, &p);
     backward(be, &p);
     for (int only = 0; only < N_INPUTS; only++) {
@@ -148,9 +194,12 @@ static void gradient_rule(const struct ops *be, int64_t h, int64_t w, int window
         CHECK_SAME_BITS(q.grad[only].data, p.grad[only].data, tensor_bytes(p.grad[only]));
         q.grad[only].add = true;
         backward(be, &q);
-        for (int64_t i = 0; i < tensor_count(p.grad[only]); i++)
-            ((float *)p.grad[only].data)[i] *= 2;
-        CHECK_CLOSE(q.grad[only].data, p.grad[only].data, tensor_count(p.grad[only]), tol);
+        const struct tensor twice = op_cast(p.grad[only], F32), sum = op_cast(q.grad[only], F32);
+
+        for (int64_t i = 0; i < tensor_count(twice); i++) ((float *)twice.data)[i] *= 2;
+        /* in BF16 what was there was rounded, and so is the sum */
+        CHECK_CLOSE(sum.data, twice.data, tensor_count(twice),
+                    p.grad[only].dtype == BF16 ? 4e-3 : tol);
     }
     struct problem none = p;
 
@@ -313,13 +362,41 @@ int main(int argc, char **argv)
         { .n = 3, .h = 2, .w = 3, .heads = 1, .d = 4, .window = 1, .rel = true },
     };
 
+    /* Tiles of 64 keys: of windows up to 16 × 16 in order, else of a row each; 128 queries or keys a
+     * block. Five tiles go round both stages twice. */
+    static const struct problem bf16_problems[] = {
+        { .n = 1, .h = 16, .w = 15, .heads = 1, .d = 64, .window = 14, .rel = true },
+        { .n = 1, .h = 15, .w = 16, .heads = 1, .d = 80, .window = 14, .rel = true },
+        { .n = 1, .h = 16, .w = 16, .heads = 1, .d = 80, .window = 0, .rel = true },
+        { .n = 1, .h = 3, .w = 64, .heads = 2, .d = 64, .window = 0, .rel = true }, /* whole rows */
+        { .n = 1, .h = 5, .w = 64, .heads = 1, .d = 80, .window = 0, .rel = true },
+        { .n = 1, .h = 18, .w = 7, .heads = 1, .d = 16, .window = 0, .rel = true },
+        { .n = 1, .h = 9, .w = 66, .heads = 1, .d = 8, .window = 0, .rel = true }, /* 2 a row */
+        { .n = 2, .h = 18, .w = 3, .heads = 1, .d = 96, .window = 17, .rel = true },
+        { .n = 1, .h = 6, .w = 5, .heads = 2, .d = 88, .window = 5, .rel = true },
+        { .n = 1, .h = 2, .w = 100, .heads = 1, .d = 96, .window = 0, .rel = false },
+        { .n = 2, .h = 5, .w = 9, .heads = 2, .d = 24, .window = 4, .rel = false },
+        { .n = 2, .h = 5, .w = 9, .heads = 2, .d = 24, .window = 4, .rel = true },
+        { .n = 1, .h = 3, .w = 2, .heads = 2, .d = 8, .window = 7, .rel = true },
+        { .n = 3, .h = 2, .w = 3, .heads = 1, .d = 8, .window = 1, .rel = true },
+        { .n = 1, .h = 1, .w = 1, .heads = 1, .d = 8, .window = 0, .rel = true },
+        { .n = 2, .h = 5, .w = 9, .heads = 3, .d = 7, .window = 4, .rel = true }, /* odd D */
+        { .n = 1, .h = 7, .w = 9, .heads = 2, .d = 20, .window = 0, .rel = true },
+    };
+
     omp_set_num_threads(3); /* whatever the environment says */
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
         compare(be, problems[i], 10 * i + 1);
     by_hand(be);
     derivative(be);
-    gradient_rule(be, 5, 3, 4);
-    gradient_rule(be, 20, 13, 0); /* several blocks of queries, keys split */
+    gradient_rule(be, 5, 3, 4, F32);
+    gradient_rule(be, 20, 13, 0, F32); /* several blocks of queries, keys split */
+    if (be->bf16) {
+        for (size_t i = 0; i < sizeof bf16_problems / sizeof *bf16_problems; i++)
+            compare_bf16(be, bf16_problems[i], 10 * i + 5);
+        gradient_rule(be, 5, 3, 4, BF16);
+        gradient_rule(be, 17, 3, 0, BF16);
+    }
     edges(be);
     shape_errors(be);
     return check_done("attention");

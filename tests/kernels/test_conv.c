@@ -37,25 +37,33 @@ static enum status up_bwd(const struct ops *be, const struct op_case *c, struct 
                           c->input[1], y_of(c), c->kept[0], c->act, s);
 }
 
+static bool only_bf16, f32_images;
+
 static void ask(const struct ops *be, struct op_case c, const char *what, bool bias)
 {
     char name[96], x[TENSOR_TEXT];
 
-    snprintf(name, sizeof name, "%s of %s to %d bias %d act %d", what, tensor_text(c.input[0], x),
-             (int)c.y.dim[3], bias, (int)c.act);
+    snprintf(name, sizeof name, "%s of %s to %d bias %d act %d%s", what, tensor_text(c.input[0], x),
+             (int)c.y.dim[3], bias, (int)c.act, c.input_f32 ? ", f32 images" : "");
     c.name = name;
     c.n_inputs = bias ? 3 : 2;
     c.has_kinks = c.act == ACT_RELU;
+    c.has_bf16 = true;
+    c.input_f32 |= 1 << 2;
+    c.gradient_f32 = 1 << 1;
     if (bias) c.input[2] = OP_FILLED(3, 1, 0, c.y.dim[3]);
     if (c.act == ACT_GELU) c.kept[0] = op_like(c.y);
     op_case_finish(&c);
-    op_case_ask(be, &c);
+    if (only_bf16)
+        op_case_bf16(be, &c);
+    else
+        op_case_ask(be, &c);
 }
 
 static void ask_patch(const struct ops *be, int64_t n, int64_t h, int64_t w, int64_t p,
                       int64_t n_in, int64_t n_out, bool bias, enum activation act)
 {
-    struct op_case c = { .fwd = patch_fwd, .bwd = patch_bwd, .act = act };
+    struct op_case c = { .fwd = patch_fwd, .bwd = patch_bwd, .act = act, .input_f32 = f32_images };
 
     c.input[0] = OP_FILLED(1, 1, 0.2f, n, h * p, w * p, n_in);
     c.input[1] = OP_FILLED(2, 1 / sqrtf((float)(n_in * p * p)), 0, n_out, n_in, p, p);
@@ -146,6 +154,29 @@ static void shapes_are_checked(const struct ops *be)
     OP_SHAPE_ERROR(be->upconv_bwd(x, w2, b, y2, x, w2, none, y3, ACT_GELU, s));
 }
 
+/* What only tensor cores have: how operands come to them, how a product is cut, and images in F32
+ * beside weights in BF16. */
+static void ask_bf16(const struct ops *be)
+{
+    only_bf16 = true;
+    for (int f32 = 0; f32 < 2; f32++) {
+        f32_images = f32;
+        ask_patch(be, 2, 5, 7, 4, 3, 7, true, ACT_NONE); /* nothing is a run of 8 */
+        ask_patch(be, 1, 3, 5, 16, 3, 24, true, ACT_GELU);
+        /* an image is rounded on its way: that may lift a value over ReLU's kink */
+        ask_patch(be, 1, 4, 20, 2, 4, 72, true, f32 ? ACT_NONE : ACT_RELU);
+        ask_patch(be, 1, 9, 9, 1, 72, 80, false, ACT_NONE); /* weights as they are kept */
+        ask_patch(be, 2, 4, 513, 2, 36, 136, true, ACT_GELU);
+    }
+    f32_images = false;
+    ask_same(be, 2, 9, 7, 40, 72);
+    ask_same(be, 2, 4, 513, 16, 136);
+    ask_same(be, 2, 4, 513, 136, 16);
+    ask_up(be, 2, 3, 17, 72, 24, true, ACT_GELU);
+    ask_up(be, 2, 4, 513, 136, 36, true, ACT_RELU);
+    only_bf16 = false;
+}
+
 int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
@@ -164,6 +195,7 @@ int main(int argc, char **argv)
     ask_up(be, 1, 1, 1, 1, 1, false, ACT_NONE);
     ask_up(be, 2, 4, 3, 5, 6, true, ACT_RELU);
     ask_up(be, 0, 4, 4, 2, 3, true, ACT_GELU);
+    if (be->bf16) ask_bf16(be);
     lays_out_as_the_formula(be);
     shapes_are_checked(be);
     return check_done("test_conv");

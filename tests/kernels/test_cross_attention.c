@@ -82,6 +82,50 @@ static void compare(const struct ops *be, struct problem p, uint64_t seed)
         CHECK_SAME_BITS(p.grad[i].data, one.grad[i].data, tensor_bytes(p.grad[i]));
 }
 
+/* In bf16: as the reference on the same rounded numbers, and the same bits again. The backward pass
+ * reads y as it was stored: delta is off by 2^-9 of |dy||y|, and so is every gradient of a score. */
+static void compare_bf16(const struct ops *be, struct problem p, uint64_t seed)
+{
+    const double rounds = 4e-3; /* of a result, and of y in what it is made of: 2^-9 each */
+
+    problem_fill(&p, seed);
+    struct problem narrow = p, want, again;
+
+    for (int i = 0; i < N_INPUTS; i++) {
+        narrow.in[i] = op_cast(p.in[i], BF16);
+        p.in[i] = op_cast(narrow.in[i], F32);
+        narrow.grad[i] = op_filled(op_like(narrow.in[i]), 5, 9, 0);
+    }
+    narrow.dy = op_cast(p.dy, BF16);
+    p.dy = op_cast(narrow.dy, F32);
+    narrow.y = op_like(narrow.dy);
+    narrow.lse = op_like(p.lse);
+    want = twin(&p);
+    again = twin(&narrow);
+    forward(be, &narrow);
+    backward(be, &narrow);
+    forward(be, &again);
+    backward(be, &again);
+    forward(&ops_ref, &want);
+    backward(&ops_ref, &want);
+    CHECK_CLOSE(op_cast(narrow.y, F32).data, want.y.data, tensor_count(p.y), rounds);
+    CHECK_CLOSE(narrow.lse.data, want.lse.data, tensor_count(p.lse), tol);
+    CHECK_SAME_BITS(again.y.data, narrow.y.data, tensor_bytes(narrow.y));
+    for (int i = 0; i < N_INPUTS; i++) {
+        CHECK_CLOSE(op_cast(narrow.grad[i], F32).data, want.grad[i].data, tensor_count(p.grad[i]),
+                    rounds);
+        CHECK_SAME_BITS(again.grad[i].data, narrow.grad[i].data, tensor_bytes(narrow.grad[i]));
+    }
+
+    /* added to itself: twice, rounded once more */
+    struct tensor twice = op_cast(narrow.grad[K], F32);
+
+    for (int64_t i = 0; i < tensor_count(twice); i++) ((float *)twice.data)[i] *= 2;
+    again.grad[K].add = true;
+    backward(be, &again);
+    CHECK_CLOSE(op_cast(again.grad[K], F32).data, twice.data, tensor_count(twice), rounds);
+}
+
 /* Σ w·y at in + h·u. */
 static double loss_at(const struct ops *be, struct problem *p, int input, const float *u, double h)
 {
@@ -293,6 +337,8 @@ int main(int argc, char **argv)
     omp_set_num_threads(3); /* whatever the environment says */
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
         compare(be, problems[i], 10 * i + 1);
+    for (size_t i = 3; i < sizeof problems / sizeof *problems && be->bf16; i++) /* the lighter */
+        compare_bf16(be, problems[i], 10 * i + 1);
     by_hand(be);
     for (int share = 0; share < 4; share++) derivative(be, share & 1, share & 2);
     gradient_rule(be, false);

@@ -16,7 +16,14 @@ static enum status bwd(const struct ops *be, const struct op_case *c, struct str
 
 static struct op_case layout(int64_t rows, int64_t n_c, float mean, enum activation act)
 {
-    struct op_case c = { .name = "layernorm", .fwd = fwd, .bwd = bwd, .n_inputs = 3, .act = act };
+    struct op_case c = { .name = "layernorm",
+                         .fwd = fwd,
+                         .bwd = bwd,
+                         .n_inputs = 3,
+                         .act = act,
+                         .has_bf16 = true,
+                         .input_f32 = 6, /* gamma, beta */
+                         .kept_f32 = 3 };
 
     c.input[0] = OP_FILLED(1, 1, mean, rows, n_c);
     /* few channels are sometimes all but equal, where no step is small: draw them apart */
@@ -106,9 +113,10 @@ static void shapes_are_checked(const struct ops *be)
 int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
-    static const int64_t sizes[][2] = { { 0, 4 },    { 3, 1 },     { 25, 5 },  { 1503, 4 },
-                                        { 47, 8 },   { 303, 16 },  { 79, 32 }, { 90, 64 },
-                                        { 45, 100 }, { 130, 192 }, { 2, 1281 } };
+    static const int64_t sizes[][2] = { { 0, 4 },     { 3, 1 },     { 25, 5 },   { 1503, 4 },
+                                        { 47, 8 },    { 303, 16 },  { 79, 32 },  { 90, 64 },
+                                        { 45, 100 },  { 130, 192 }, { 2, 1281 }, { 37, 768 },
+                                        { 19, 1032 }, { 18, 1280 }, { 3, 2056 } };
 
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int act = ACT_NONE; act <= ACT_GELU; act++)

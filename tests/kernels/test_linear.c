@@ -14,8 +14,8 @@ static enum status bwd(const struct ops *be, const struct op_case *c, struct str
                           c->input[1], y, c->kept[0], c->act, s);
 }
 
-static void ask(const struct ops *be, int64_t rows, int64_t n_in, int64_t n_out, bool bias,
-                enum activation act)
+static void ask_about(const struct ops *be, int64_t rows, int64_t n_in, int64_t n_out, bool bias,
+                      enum activation act, void (*asks)(const struct ops *, const struct op_case *))
 {
     char name[64];
     struct op_case c = { .name = name,
@@ -23,7 +23,10 @@ static void ask(const struct ops *be, int64_t rows, int64_t n_in, int64_t n_out,
                          .bwd = bwd,
                          .n_inputs = 3,
                          .act = act,
-                         .has_kinks = act == ACT_RELU };
+                         .has_kinks = act == ACT_RELU,
+                         .has_bf16 = true,
+                         .input_f32 = 1 << 2,
+                         .gradient_f32 = 1 << 1 };
 
     snprintf(name, sizeof name, "linear %d x %d -> %d bias %d act %d", (int)rows, (int)n_in,
              (int)n_out, bias, (int)act);
@@ -33,7 +36,27 @@ static void ask(const struct ops *be, int64_t rows, int64_t n_in, int64_t n_out,
     c.y = OP_ZEROS(F32, rows, n_out);
     if (act == ACT_GELU) c.kept[0] = OP_ZEROS(F32, rows, n_out);
     op_case_finish(&c);
-    op_case_ask(be, &c);
+    asks(be, &c);
+}
+
+static void ask(const struct ops *be, int64_t rows, int64_t n_in, int64_t n_out, bool bias,
+                enum activation act)
+{
+    ask_about(be, rows, n_in, n_out, bias, act, op_case_ask);
+}
+
+/* What only tensor cores have: how operands come to them, and how a product is cut. */
+static void ask_bf16(const struct ops *be)
+{
+    if (!be->bf16) return;
+    /* whole runs of 8, every slice of the ring twice, two chunks of a long k; and the same, odd */
+    ask_about(be, 600, 272, 264, true, ACT_GELU, op_case_bf16);
+    ask_about(be, 601, 273, 265, true, ACT_RELU, op_case_bf16);
+    /* few sums over a long k, forward and backward */
+    ask_about(be, 9, 600, 24, true, ACT_GELU, op_case_bf16);
+    ask_about(be, 9, 24, 601, false, ACT_NONE, op_case_bf16);
+    /* sums enough for large tiles, in all three products */
+    ask_about(be, 4104, 200, 208, true, ACT_GELU, op_case_bf16);
 }
 
 /* Away from its kink ReLU has a derivative: the bias keeps every value's sign. */
@@ -153,6 +176,7 @@ int main(int argc, char **argv)
                 (enum activation)act);
     /* weights too many for each lane of a CPU to sum up its own */
     if (strcmp(be->name, "emu") != 0) ask(be, 66, 725, 725, true, ACT_GELU);
+    ask_bf16(be);
     ask_relu_derivative(be);
     by_hand(be);
     folds_and_keeps_nan(be);

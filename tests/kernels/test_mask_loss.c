@@ -149,9 +149,9 @@ static const struct mask_loss_options variants[] = {
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 static const int64_t sizes[][4] = {
-    { 4, 3, 16, 16 }, { 4, 3, 16, 32 },  { 5, 2, 12, 48 }, { 4, 1, 7, 21 },
-    { 4, 4, 5, 40 },  { 1, 1, 19, 152 }, { 3, 2, 1, 1 },   { 3, 1, 1, 6 },
-    { 3, 1, 33, 33 }, { 3, 3, 13, 26 },  { 1, 1, 3, 264 },
+    { 4, 3, 16, 16 },  { 4, 3, 16, 32 }, { 5, 2, 12, 48 }, { 4, 1, 7, 21 },  { 4, 4, 5, 40 },
+    { 1, 1, 19, 152 }, { 3, 2, 1, 1 },   { 3, 1, 1, 6 },   { 3, 1, 33, 33 }, { 3, 3, 13, 26 },
+    { 1, 1, 3, 264 },  { 1, 35, 2, 4 }, /* more candidates than a warp has lanes */
 };
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
@@ -314,6 +314,9 @@ static void test_extremes(void)
     }
     forward(be, &a, &paper);
     CHECK(v[MASK_LOSS_FOCAL] == 0 && fabsf(v[MASK_LOSS_DICE]) <= 1e-6f && v[MASK_LOSS_IOU] == 1);
+    ((float *)a.iou_pred.data)[0] = 1; /* as it is: |·| has no slope there */
+    backward(be, &a, 1.0f, &(struct mask_loss_options){ .w_iou = 1, .iou_l1 = true });
+    CHECK(((float *)a.diou.data)[0] == 0);
     v += 4; /* all wrong: 1e4 · (6·α + 10·(1−α))/16 */
     CHECK(fabs(v[MASK_LOSS_FOCAL] / (1e4 * (6 * 0.25 + 10 * 0.75) / 16) - 1) <= 1e-6);
     CHECK(fabs(v[MASK_LOSS_DICE] - (1 - 1.0 / 17)) <= 1e-6 && v[MASK_LOSS_IOU] == 0);
@@ -331,6 +334,7 @@ static void test_choice(void)
     for (int i = 0; i < 64; i++) x[3 * 64 + i] = 9;
     w[2] = 0;
     for (int i = 0; i < 64; i++) x[6 * 64 + i] = NAN;
+    ((float *)a.iou_pred.data)[6] = NAN;
     forward(be, &a, &paper);
     CHECK(((int32_t *)a.selected.data)[0] == 0);
     CHECK(((int32_t *)a.selected.data)[1] == 1);
@@ -345,6 +349,58 @@ static void test_choice(void)
         CHECK((((float *)a.diou.data)[mk] != 0) == wanted);
         for (int i = 0; i < 64; i++) CHECK((g[i] != 0) == wanted);
     }
+}
+
+/* Values, choice and gradients as the reference. */
+static void same_as_reference(struct world *a, const struct mask_loss_options *o)
+{
+    struct world b = twin(a);
+
+    forward(be, a, o);
+    forward(&ops_ref, &b, o);
+    CHECK_CLOSE(a->value.data, b.value.data, tensor_count(a->value), tolerance);
+    CHECK_SAME_BITS(a->selected.data, b.selected.data, tensor_bytes(a->selected));
+    b.value = a->value; /* the predicted IoU's slope is that of what the loss said */
+    backward(be, a, 1.0f, o);
+    backward(&ops_ref, &b, 1.0f, o);
+    CHECK_CLOSE(a->dlogits.data, b.dlogits.data, tensor_count(a->dlogits), tolerance);
+    CHECK_CLOSE(a->diou.data, b.diou.data, tensor_count(a->diou), 1e-6);
+}
+
+/* Masks that are no candidates are not chosen, and get no gradient. */
+static void test_candidates(void)
+{
+    static const int32_t ranges[][2] = { { 0, 4 }, { 1, 3 }, { 3, 4 }, { 0, 1 } };
+
+    for (int n = 0; n < N_VARIANTS; n++) {
+        struct world a = make(4, 4, 5, 20, 3.0f);
+        struct mask_loss_options o = variants[n];
+
+        o.candidates = OP_ZEROS(I32, 4, 2);
+        memcpy(o.candidates.data, ranges, sizeof ranges);
+        same_as_reference(&a, &o);
+        for (int m = 0; m < 4; m++) {
+            const int32_t chosen = ((int32_t *)a.selected.data)[m];
+
+            CHECK(chosen >= ranges[m][0] && chosen < ranges[m][1]);
+            for (int k = 0; k < 4; k++)
+                if (k < ranges[m][0] || k >= ranges[m][1])
+                    CHECK(((float *)a.diou.data)[m * 4 + k] == 0);
+        }
+    }
+}
+
+/* Images of which nothing is valid: a loss of no pixels is 0, and so is its gradient. */
+static void test_no_pixels(void)
+{
+    struct world a = make(3, 2, 4, 8, 1.0f);
+    const float *v = a.value.data;
+
+    memcpy(a.valid.data, (const int32_t[]){ 0, 3, 2, 0, 0, 0 }, 24);
+    same_as_reference(&a, &variants[1]);
+    for (int mk = 0; mk < 6; mk++)
+        CHECK(v[mk * 4 + MASK_LOSS_FOCAL] == 0 && v[mk * 4 + MASK_LOSS_DICE] == 0);
+    for (int64_t i = 0; i < tensor_count(a.dlogits); i++) CHECK(((float *)a.dlogits.data)[i] == 0);
 }
 
 static void test_gradient_rule(void)
@@ -436,6 +492,8 @@ int main(int argc, char **argv)
     test_by_hand();
     test_extremes();
     test_choice();
+    test_candidates();
+    test_no_pixels();
     test_gradient_rule();
     test_threads();
     test_plan_and_shapes();

@@ -17,7 +17,9 @@ static enum status bwd(const struct ops *be, const struct op_case *c, struct str
 static void ask(const struct ops *be, int64_t n_m, int n_h, int64_t h, int64_t w, int64_t n_c)
 {
     char name[64];
-    struct op_case c = { .name = name, .fwd = fwd, .bwd = bwd, .n_inputs = n_h + 1 };
+    struct op_case c = {
+        .name = name, .fwd = fwd, .bwd = bwd, .n_inputs = n_h + 1, .has_bf16 = true, .y_f32 = true
+    };
 
     snprintf(name, sizeof name, "mask_product %d x %d, %d x %d, C %d", (int)n_m, n_h, (int)h,
              (int)w, (int)n_c);

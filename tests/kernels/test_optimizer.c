@@ -7,10 +7,11 @@ static const struct ops *be;
 
 static double norm_of(struct tensor g)
 {
-    double sum = -1;
+    struct tensor squares = OP_ZEROS(F64, 1);
 
-    OP_RUN(be->grad_norm(&sum, g, s));
-    return sum;
+    *(double *)squares.data = -1;
+    OP_RUN(be->grad_norm(squares, g, s));
+    return *(double *)squares.data;
 }
 
 static void test_norm(void)
@@ -95,7 +96,7 @@ static void steps(const struct adamw_segment *segment, int n_segments)
                               (sqrt(dv[i] / (1 - pow(o.beta2, (double)o.step))) + o.eps) +
                           segment[k].decay * dw[i]);
             }
-        OP_RUN(be->adamw(w, m, v, tensor_none(), g, segment, n_segments, &o, s));
+        OP_RUN(be->adamw(w, m, v, tensor_none(), g, tensor_none(), segment, n_segments, &o, s));
     }
     for (int64_t i = 0; i < n; i++) want[i] = (float)(dw[i] - ((float *)start.data)[i]);
     for (int64_t i = 0; i < n; i++) ((float *)w.data)[i] -= ((float *)start.data)[i];
@@ -127,14 +128,14 @@ static void test_steps(void)
 /* Frozen weights keep their bits, whatever their gradient. */
 static void test_frozen(void)
 {
-    const struct adamw_options o = { 1e-2f, 0.9f, 0.95f, 1e-8f, 1.0f, 1 };
+    const struct adamw_options o = { 1e-2f, 0.9f, 0.95f, 1e-8f, 1.0f, 1, 0 };
     struct tensor w = OP_FILLED(3, 1.0f, 0.0f, N), m = OP_FILLED(4, 1.0f, 0.0f, N);
     struct tensor v = OP_FILLED(5, 1.0f, 2.0f, N), g = OP_FILLED(6, 1.0f, 0.0f, N);
     const struct tensor w0 = op_copy(w), m0 = op_copy(m), v0 = op_copy(v);
     int64_t begin = 0;
 
     ((float *)g.data)[1500] = NAN;
-    OP_RUN(be->adamw(w, m, v, tensor_none(), g, segments, N_SEGMENTS, &o, s));
+    OP_RUN(be->adamw(w, m, v, tensor_none(), g, tensor_none(), segments, N_SEGMENTS, &o, s));
     for (int k = 0; k < N_SEGMENTS; k++) {
         const int64_t bytes = (segments[k].end - begin) * 4;
 
@@ -154,18 +155,48 @@ static void test_frozen(void)
     }
 }
 
+/* What decides lies on the device: a norm above the limit scales the gradient down to it, one below does
+ * not, and squares that are not finite leave everything as it was. */
+static void test_squares(void)
+{
+    const double norm = 40, scale = 0.5; /* of g, whose own is 80 */
+    const struct adamw_options plain = { 1e-2f, 0.9f, 0.95f, 1e-8f, 0.5f, 1, 0 };
+    struct adamw_options clipped = plain, by_hand = plain;
+    struct tensor g = OP_FILLED(6, 1.0f, 0.0f, N), squares = OP_ZEROS(F64, 2);
+    double *square = squares.data;
+
+    clipped.clip = 10;
+    by_hand.grad_scale = (float)(scale * 10 / norm);
+    for (int i = 0; i < 4; i++) {
+        struct tensor w = OP_FILLED(3, 1.0f, 0.0f, N), m = OP_FILLED(4, 1.0f, 0.0f, N);
+        struct tensor v = OP_FILLED(5, 1.0f, 2.0f, N), w16 = OP_ZEROS(BF16, N);
+        const struct tensor w0 = op_copy(w), m0 = op_copy(m), v0 = op_copy(v), w16_0 = op_copy(w16);
+        const struct adamw_options *const same = i == 0 ? &by_hand : &plain;
+
+        square[0] = i == 0 ? 6400 : i == 2 ? (double)INFINITY : 100;
+        square[1] = i == 3 ? (double)NAN : 5;
+        OP_RUN(be->adamw(w, m, v, w16, g, squares, segments, N_SEGMENTS, &clipped, s));
+        if (i < 2)
+            OP_RUN(be->adamw(w0, m0, v0, w16_0, g, tensor_none(), segments, N_SEGMENTS, same, s));
+        CHECK_SAME_BITS(w.data, w0.data, N * 4);
+        CHECK_SAME_BITS(m.data, m0.data, N * 4);
+        CHECK_SAME_BITS(v.data, v0.data, N * 4);
+        CHECK_SAME_BITS(w16.data, w16_0.data, N * 2);
+    }
+}
+
 static void test_threads(void)
 {
-    const struct adamw_options o = { 1e-3f, 0.9f, 0.999f, 1e-8f, 0.5f, 7 };
+    const struct adamw_options o = { 1e-3f, 0.9f, 0.999f, 1e-8f, 0.5f, 7, 0 };
     struct tensor w = OP_FILLED(7, 1.0f, 0.0f, N), m = OP_FILLED(8, 0.1f, 0.0f, N);
     struct tensor v = OP_FILLED(9, 0.1f, 0.2f, N), g = OP_FILLED(10, 1.0f, 0.0f, N);
     struct tensor w1 = op_copy(w), m1 = op_copy(m), v1 = op_copy(v);
     struct tensor w16 = OP_ZEROS(BF16, N);
 
     omp_set_num_threads(1);
-    OP_RUN(be->adamw(w1, m1, v1, tensor_none(), g, segments, N_SEGMENTS, &o, s));
+    OP_RUN(be->adamw(w1, m1, v1, tensor_none(), g, tensor_none(), segments, N_SEGMENTS, &o, s));
     omp_set_num_threads(2);
-    OP_RUN(be->adamw(w, m, v, w16, g, segments, N_SEGMENTS, &o, s));
+    OP_RUN(be->adamw(w, m, v, w16, g, tensor_none(), segments, N_SEGMENTS, &o, s));
     CHECK_SAME_BITS(w.data, w1.data, N * 4);
     CHECK_SAME_BITS(m.data, m1.data, N * 4);
     CHECK_SAME_BITS(v.data, v1.data, N * 4);
@@ -178,29 +209,36 @@ static void test_threads(void)
 
 static void test_plan_and_shapes(void)
 {
-    const struct adamw_options o = { 1e-3f, 0.9f, 0.999f, 1e-8f, 0.5f, 1 }, zero = { .step = 0 };
+    const struct adamw_options o = { 1e-3f, 0.9f, 0.999f, 1e-8f, 0.5f, 1, 0 };
+    const struct adamw_options zero = { .step = 0 }, clips = { .step = 1, .clip = 1 };
     const struct adamw_segment back[] = { { 6, 1, 0, false },
                                           { 4, 1, 0, false },
                                           { 8, 1, 0, false } };
     const struct adamw_segment whole = { 8, 1, 0, false };
     struct tensor t = OP_ZEROS(F32, 8), none = tensor_1d(NULL, F32, 8);
     struct tensor empty = OP_ZEROS(F32, 0);
-    double sum = 3;
+    struct tensor squares = OP_ZEROS(F64, 1);
 
-    OP_PLAN(be->grad_norm(&sum, none, s));
-    CHECK(sum == 3);
-    OP_PLAN(be->adamw(none, none, none, tensor_none(), none, &whole, 1, &o, s));
-    OP_RUN(be->adamw(empty, empty, empty, tensor_none(), empty, NULL, 0, &o, s));
+    *(double *)squares.data = 3;
+    OP_PLAN(be->grad_norm(squares, none, s));
+    CHECK(*(double *)squares.data == 3);
+    OP_PLAN(be->adamw(none, none, none, tensor_none(), none, tensor_none(), &whole, 1, &o, s));
+    OP_RUN(be->adamw(empty, empty, empty, tensor_none(), empty, tensor_none(), NULL, 0, &o, s));
     log_set_level(LOG_ERROR);
-    OP_SHAPE_ERROR(be->grad_norm(&sum, tensor_2d(t.data, F32, 2, 4), s));
-    OP_SHAPE_ERROR(be->grad_norm(&sum, tensor_1d(t.data, BF16, 8), s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), tensor_1d(t.data, F32, 7), &whole, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, tensor_1d(t.data, I32, 8), t, tensor_none(), t, &whole, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, t, t, &whole, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, back, 3, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, back, 1, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, NULL, 0, &o, s));
-    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, &whole, 1, &zero, s));
+    OP_SHAPE_ERROR(be->grad_norm(squares, tensor_2d(t.data, F32, 2, 4), s));
+    OP_SHAPE_ERROR(be->grad_norm(squares, tensor_1d(t.data, BF16, 8), s));
+    OP_SHAPE_ERROR(be->grad_norm(t, t, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), tensor_1d(t.data, F32, 7), tensor_none(),
+                             &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, tensor_1d(t.data, I32, 8), t, tensor_none(), t, tensor_none(),
+                             &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, t, t, tensor_none(), &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, tensor_none(), back, 3, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, tensor_none(), back, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, tensor_none(), NULL, 0, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, tensor_none(), &whole, 1, &zero, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, t, &whole, 1, &o, s));
+    OP_SHAPE_ERROR(be->adamw(t, t, t, tensor_none(), t, tensor_none(), &whole, 1, &clips, s));
 }
 
 int main(int argc, char **argv)
@@ -210,6 +248,7 @@ int main(int argc, char **argv)
     test_norm_extremes();
     test_steps();
     test_frozen();
+    test_squares();
     test_threads();
     test_plan_and_shapes();
     return check_done("optimizer");

@@ -149,6 +149,23 @@ static void compare(const struct ops *be, struct problem p)
         }
 }
 
+/* Tokens in bf16: those in f32, rounded; and their gradients, widened, give the same sums. */
+static void compare_bf16(const struct ops *be, struct problem p)
+{
+    problem_fill(&p, 30);
+    struct problem narrow = twin(&p);
+
+    narrow.tokens = op_cast(p.tokens, BF16);
+    narrow.dtokens = op_cast(p.dtokens, BF16);
+    p.dtokens = op_cast(narrow.dtokens, F32);
+    forward(be, &p);
+    backward(be, &p);
+    forward(be, &narrow);
+    backward(be, &narrow);
+    CHECK_SAME_BITS(narrow.tokens.data, op_cast(p.tokens, BF16).data, tensor_bytes(narrow.tokens));
+    same_gradients(&narrow, &p);
+}
+
 /* The tokens are linear in the parameters: <J u, dtokens> = <u, Jᵀ dtokens>, exactly but for
  * rounding, and not with the sign turned. */
 static void adjoint(const struct ops *be)
@@ -301,6 +318,8 @@ int main(int argc, char **argv)
     grid(be, 7, 2, 18, 30); /* many turns */
     compare(be, (struct problem){ .m = 16, .k = 4, .p = 4, .c = 256, .frame = 256 });
     compare(be, (struct problem){ .m = 33, .k = 3, .p = 7, .c = 150, .frame = 1000 });
+    if (be->bf16)
+        compare_bf16(be, (struct problem){ .m = 33, .k = 3, .p = 7, .c = 150, .frame = 9 });
     adjoint(be);
     padding(be);
     gradient_rule(be);

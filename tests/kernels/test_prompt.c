@@ -7,6 +7,13 @@ static const struct ops *be;
 
 static const struct prompt_options options = { 0.5f, 0.1f, 20.0f, BOX_NOISE_NORMAL, 64, { 0 } };
 
+/* Masks drawn from for statistics; a quarter on the emulator, where each costs its threads. */
+#ifdef TESTS_ON_EMU
+enum { DRAWS = 1000 };
+#else
+enum { DRAWS = 4000 };
+#endif
+
 /* The operands of both ops, for M masks of R×R, K×h×h logits and P slots. */
 struct world {
     struct tensor coords, labels, n_points, gt, box, size, weight, key;
@@ -101,7 +108,7 @@ static bool gt_at(const struct world *a, int64_t m, int64_t at)
 /* Both kinds, in the share asked for; points inside, boxes near the truth. */
 static void test_first(void)
 {
-    struct world a = make(4000, 1, 4, 16, 5), b = a;
+    struct world a = make(DRAWS, 1, 4, 16, 5), b = a;
     int64_t n_boxes = 0, n_moved = 0;
     double variance = 0;
 
@@ -133,8 +140,8 @@ static void test_first(void)
             if (c == 3) variance += noise * noise / (side * side);
         }
     }
-    /* 4000 coins: six standard deviations */
-    CHECK(fabs((double)n_boxes - 2000) <= 6 * sqrt(1000));
+    /* DRAWS coins: six standard deviations */
+    CHECK(fabs((double)n_boxes - DRAWS / 2) <= 6 * sqrt(DRAWS / 4));
     CHECK(n_moved > 3 * n_boxes);
     /* the lower edge is 12 away from the wall, 4 standard deviations of 3 */
     CHECK(fabs(variance / (double)n_boxes - 0.01) <= 0.002);
@@ -144,7 +151,7 @@ static void test_first(void)
 static void test_first_is_uniform(void)
 {
     struct prompt_options o = options;
-    struct world a = make(6000, 1, 4, 4, 2);
+    struct world a = make(DRAWS, 1, 4, 4, 2);
     double seen[16] = { 0 }, chi = 0;
 
     o.box_share = 0;
@@ -154,7 +161,7 @@ static void test_first_is_uniform(void)
     for (int64_t m = 0; m < a.M; m++) seen[pixel(&a, m, 0) & 15]++;
     for (int i = 0; i < 16; i++) {
         if (gt_at(&a, 0, i))
-            chi += pow(seen[i] - 6000 / 7.0, 2) / (6000 / 7.0);
+            chi += pow(seen[i] - DRAWS / 7.0, 2) / (DRAWS / 7.0);
         else
             CHECK(seen[i] == 0);
     }
@@ -271,10 +278,38 @@ static void test_next(void)
     }
 }
 
+/* Of masks that are no candidates none is taken for the next prompt, whatever its predicted IoU. */
+static void test_next_among_candidates(void)
+{
+    static const int32_t ranges[][2] = { { 0, 3 }, { 1, 2 }, { 2, 3 }, { 1, 3 }, { 0, 1 } };
+    struct prompt_options o = options;
+    struct world a = make(5, 3, 5, 20, 4), b;
+
+    o.candidates = OP_ZEROS(I32, 5, 2);
+    memcpy(o.candidates.data, ranges, sizeof ranges);
+    first(be, &a, &options);
+    b = a;
+    copy_prompts(&b, &a);
+    OP_RUN(be->prompt_next(a.mask_prompt, a.coords, a.labels, a.n_points, a.logits, a.iou_pred,
+                           a.gt, a.weight, a.key, 5, 0, true, &o, s));
+    OP_RUN(ops_ref.prompt_next(b.mask_prompt, b.coords, b.labels, b.n_points, b.logits, b.iou_pred,
+                               b.gt, b.weight, b.key, 5, 0, true, &o, s));
+    check_same(&a, &b);
+    for (int m = 0; m < 5; m++) {
+        const float *iou = (const float *)a.iou_pred.data + 3 * m;
+        int64_t best = ranges[m][0];
+
+        for (int64_t k = best; k < ranges[m][1]; k++)
+            if (iou[k] > iou[best]) best = k;
+        CHECK_SAME_BITS((float *)a.mask_prompt.data + m * 25,
+                        (float *)a.logits.data + (m * 3 + best) * 25, 100);
+    }
+}
+
 /* Every pixel in error is as likely as any other, and each round draws anew. */
 static void test_next_is_uniform(void)
 {
-    struct world a = make(6000, 1, 4, 4, 4);
+    struct world a = make(DRAWS, 1, 4, 4, 4);
     double seen[16] = { 0 }, chi = 0;
     int64_t n_same = 0;
 
@@ -294,12 +329,12 @@ static void test_next_is_uniform(void)
     }
     for (int i = 0; i < 16; i++) { /* errors: 0…4 and 8, 9 */
         if (i < 5 || i == 8 || i == 9)
-            chi += pow(seen[i] - 6000 / 7.0, 2) / (6000 / 7.0);
+            chi += pow(seen[i] - DRAWS / 7.0, 2) / (DRAWS / 7.0);
         else
             CHECK(seen[i] == 0);
     }
     CHECK(chi <= 6 + 6 * sqrt(12));
-    CHECK(fabs((double)n_same - 6000 / 7.0) <= 6 * sqrt(6000 / 7.0));
+    CHECK(fabs((double)n_same - DRAWS / 7.0) <= 6 * sqrt(DRAWS / 7.0));
 }
 
 /* Nothing wrong: background; no background: foreground; nothing wanted: nothing. */
@@ -419,6 +454,35 @@ static void test_plan_and_shapes(void)
     FIRST(a.coords, a.labels, a.gt, a.key);
 }
 
+/* The gradient goes to the candidate fed back, the first of equals, and nowhere else. */
+static void test_next_bwd(void)
+{
+    enum { M = 3, K = 4, h = 7, N = h * h };
+    static const float iou[M * K] = { .1f, .9f, .9f, .2f, .8f, .1f, .3f, .2f, .5f, .1f, .2f, .6f };
+    static const int32_t among[2 * M] = { 0, 4, 1, 4, 0, 1 };
+    static const int best[2][M] = { { 1, 0, 3 }, { 1, 2, 0 } };
+    struct tensor iou_pred = OP_ZEROS(F32, M, K), candidates = OP_ZEROS(I32, M, 2);
+    struct tensor dmask = OP_FILLED(3, 1, 0, M, h, h);
+
+    memcpy(iou_pred.data, iou, sizeof iou);
+    memcpy(candidates.data, among, sizeof among);
+    for (int limited = 0; limited < 2; limited++) {
+        struct tensor d = OP_FILLED(4, 1, 0, M, K, h, h), want = op_copy(d);
+        struct prompt_options o = options;
+
+        o.candidates = limited ? candidates : tensor_none();
+        OP_RUN(be->prompt_next_bwd(d, dmask, iou_pred, &o, s));
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < N; i++)
+                ((float *)want.data)[(m * K + best[limited][m]) * N + i] +=
+                    ((float *)dmask.data)[m * N + i];
+        CHECK_SAME_BITS(d.data, want.data, tensor_bytes(want));
+        OP_SHAPE_ERROR(be->prompt_next_bwd(dmask, dmask, iou_pred, &o, s));
+        OP_SHAPE_ERROR(be->prompt_next_bwd(d, d, iou_pred, &o, s));
+        OP_SHAPE_ERROR(be->prompt_next_bwd(d, dmask, dmask, &o, s));
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct world none = make(0, 2, 4, 8, 3);
@@ -426,14 +490,16 @@ int main(int argc, char **argv)
     be = op_backend(argc, argv);
     first(be, &none, &options);
     next(be, &none, 0, true);
-    test_first();
-    test_first_is_uniform();
-    test_box_noise();
-    test_next();
-    test_next_is_uniform();
+    test_next(); /* the small ones first: on the emulator the first complaint may end the test */
+    test_next_among_candidates();
     test_next_without_error();
     test_first_without_mask();
     test_chunks();
+    test_next_bwd();
+    test_box_noise();
+    test_first();
+    test_first_is_uniform();
+    test_next_is_uniform();
     test_plan_and_shapes();
     return check_done("prompt");
 }

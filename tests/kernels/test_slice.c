@@ -69,7 +69,7 @@ int main(int argc, char **argv)
     ask(be, 3, 7, 4, 5, 3);
     ask(be, 16, 9, 3, 128, 1);
     ask(be, 2, 4, 4, 3, 0);
-    ask(be, 2, 3, 2, 3, 1); /* a mask is fours and one */
+    ask(be, 2, 3, 2, 3, 1);    /* a mask is fours and one */
     ask(be, 1030, 5, 3, 3, 2); /* many, and up to the end */
     ask(be, 2, 4, 0, 3, 4);
     ask(be, 0, 4, 2, 3, 1);

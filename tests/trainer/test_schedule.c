@@ -65,25 +65,10 @@ static void drop_path(void)
     CHECK(schedule_drop_path(&c, 0) == 0);
 }
 
-static void clip(void)
-{
-    struct config c;
-
-    config_defaults(&c);
-    CHECK(schedule_clip(&c, 1e30) == 1);
-    c.optim_clip = 0.1;
-    CHECK(schedule_clip(&c, 0) == 1);
-    CHECK(schedule_clip(&c, 0.1) == 1);
-    CHECK(fabs(schedule_clip(&c, 0.4) - 0.25) <= 1e-16);
-    CHECK(isnan(schedule_clip(&c, NAN)));
-    CHECK(isnan(schedule_clip(&c, INFINITY)));
-}
-
 int main(void)
 {
     learning_rate();
     layers();
     drop_path();
-    clip();
     return check_done("schedule");
 }
