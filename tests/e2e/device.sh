@@ -66,7 +66,7 @@ says "another build"
 SAMFORGE_PLUGIN=$fakes/libfake_plugin_4.so
 in_run no-kernels run.device=cuda
 says "has no linear_fwd"
-if command -v mpirun >/dev/null; then
+if has_ranks; then
     SAMFORGE_PLUGIN=$fakes/libfake_plugin_5.so
     ends 2 shared "$samforge" launch -n 2 train "$config" data.train="$stage/train" run.folder="$stage/shared" run.device=cuda
     says "ranks 0 and 1 are on the same GPU"

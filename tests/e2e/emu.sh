@@ -45,7 +45,7 @@ rc=0
 on "$accelerator" parts train.steps=4 train.batch=2
 same_runs whole parts
 
-if command -v mpirun >/dev/null; then
+if has_ranks; then
     say "on two ranks"
     quietly ranks "$emulated" launch -n 2 train "$config" data.train="$stage/train" run.folder="$stage/ranks" run.device="$accelerator" \
         run.share_gpu=true run.precision="$emu_precision" 'optim.milestones=[3]' train.steps=4 train.batch=2

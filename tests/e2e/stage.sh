@@ -39,6 +39,11 @@ needs_ranks() {
     }
 }
 
+# has_ranks: whether mpirun is there and the program was built with MPI
+has_ranks() {
+    command -v mpirun >/dev/null && mpirun --version >/dev/null 2>&1 && ldd "$samforge" | grep -q libmpi
+}
+
 # train NAME RANKS [setting…]: into $stage/NAME
 train() {
     train_name=$1 train_ranks=$2

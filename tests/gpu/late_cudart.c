@@ -1,0 +1,183 @@
+#include "tests/gpu/late_cudart.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct late_machine late = { .n_devices = 1, .major = 8, .memory = 1 << 30 };
+
+enum { MAX_QUEUED = 4096, MAX_EVENTS = 64 };
+
+static struct work {
+    cudaStream_t stream;
+    void *to;
+    const void *from; /* NULL: zeros */
+    size_t bytes;
+    bool done;
+} work[MAX_QUEUED];
+static int n_queued;
+static struct event {
+    cudaStream_t stream;
+    int behind; /* what was queued by then must be done for it to be over */
+} events[MAX_EVENTS];
+static int n_events;
+static char streams[8];
+static int n_streams;
+
+/* Of that stream, or of all; of the others nothing happens. */
+static void work_until(int end, cudaStream_t stream, bool all)
+{
+    bool waited = false;
+
+    for (int i = 0; i < end; i++) {
+        struct work *w = work + i;
+
+        if (w->done || (!all && w->stream != stream)) continue;
+        if (w->from)
+            memcpy(w->to, w->from, w->bytes);
+        else
+            memset(w->to, 0, w->bytes);
+        w->done = waited = true;
+    }
+    late.n_waits += waited;
+}
+
+static cudaError_t queue(cudaStream_t stream, void *to, const void *from, size_t bytes)
+{
+    if (n_queued == MAX_QUEUED) {
+        fprintf(stderr, "late_cudart: too much is queued\n");
+        exit(1);
+    }
+    work[n_queued++] = (struct work){ stream, to, from, bytes, false };
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = late.n_devices;
+    return late.count_error;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
+{
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "late GPU");
+    p->major = late.major;
+    p->uuid.bytes[0] = (char)(device + 1);
+    p->totalGlobalMem = (size_t)late.memory;
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorString(cudaError_t e)
+{
+    return e == cudaSuccess ? "no error" : "an error";
+}
+
+const char *cudaGetErrorName(cudaError_t e)
+{
+    return e == cudaSuccess ? "cudaSuccess" : "cudaErrorOfTheTest";
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    late.device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
+{
+    if (flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
+    *s = (cudaStream_t)(void *)&streams[n_streams++];
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    *p = malloc(bytes);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
+{
+    (void)flags;
+    if (n_events == MAX_EVENTS) return cudaErrorMemoryAllocation;
+    *e = (cudaEvent_t)(void *)&events[n_events++];
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
+{
+    *(struct event *)(void *)e = (struct event){ s, n_queued };
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    const struct event *of = (const struct event *)(const void *)e;
+
+    work_until(of->behind, of->stream, false);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t s)
+{
+    return kind == cudaMemcpyDefault ? queue(s, to, from, bytes) : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
+{
+    return value == 0 ? queue(s, to, NULL, bytes) : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    if ((int64_t)bytes > late.memory) return cudaErrorMemoryAllocation;
+    *p = malloc(bytes);
+    if (*p) memset(*p, 0x5A, bytes); /* a GPU's memory holds what it held */
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaMallocManaged(void **p, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    return cudaMalloc(p, bytes);
+}
+
+cudaError_t cudaMemset(void *p, int value, size_t bytes)
+{
+    memset(p, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    work_until(n_queued, NULL, true);
+    free(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *all)
+{
+    *unused = *all = (size_t)late.memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    work_until(n_queued, NULL, true);
+    return late.sync_error;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s)
+{
+    work_until(n_queued, s, false);
+    return late.sync_error;
+}

@@ -1,0 +1,20 @@
+/* As much of CUDA's runtime as kernels/cuda/runtime.c asks for, on the host: what is queued happens as late as it may,
+ * when somebody waits for it. For its test, where there is no GPU. */
+#ifndef TESTS_GPU_LATE_CUDART_H
+#define TESTS_GPU_LATE_CUDART_H
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+/* What the machine is like; the test sets it. */
+struct late_machine {
+    cudaError_t count_error; /* of cudaGetDeviceCount */
+    int n_devices, major;
+    int64_t memory;         /* bytes that cudaMalloc has */
+    cudaError_t sync_error; /* what a failed kernel leaves behind */
+    int64_t n_waits;        /* counted: events and streams waited for while something was queued */
+    int device;             /* counted: the one that was set */
+};
+extern struct late_machine late;
+
+#endif

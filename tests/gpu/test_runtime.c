@@ -1,0 +1,138 @@
+/* The CUDA backend's verbs, on a runtime that does everything as late as it may (late_cudart.h): what
+ * put was given may change at once, and nothing waits but what must; which GPU is taken or refused. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernels/base/log.h"
+#include "kernels/cuda/runtime.h"
+#include "tests/check.h"
+#include "tests/gpu/late_cudart.h"
+
+enum { MIB = 1 << 20 };
+
+static void fill(unsigned char *p, int64_t n, int seed)
+{
+    for (int64_t i = 0; i < n; i++) p[i] = (unsigned char)(i * 7 + i / 251 + seed * 13);
+}
+
+/* Many small puts and large ones, out of one buffer of the host's that changes at once, into places
+ * of their own. */
+static void host_memory_is_free_again(void)
+{
+    static const int64_t sizes[] = { 1, 4, 300, 4096, MIB, 8 * MIB, 8 * MIB + 1, 20 * MIB, 0, 77 };
+    enum { N = (int)(sizeof sizes / sizeof *sizes), TIMES = 5 };
+    struct stream first = { .queue = runtime_queue() }, other = { 0 };
+    unsigned char *host = malloc(20 * MIB), *back = malloc(20 * MIB);
+    void *there[TIMES][N];
+
+    if (!host || !back) exit(1);
+    for (int t = 0; t < TIMES; t++) /* before all puts: taking memory waits for the GPU */
+        for (int i = 0; i < N; i++) CHECK(runtime_alloc(&there[t][i], sizes[i]) == OK);
+    for (int t = 0; t < TIMES; t++)
+        for (int i = 0; i < N; i++) {
+            fill(host, sizes[i], t * N + i);
+            CHECK(runtime_put(there[t][i], host, sizes[i], i % 3 == 2 ? &other : &first) == OK);
+            memset(host, 0xEE, (size_t)sizes[i]);
+        }
+    CHECK(runtime_sync(&other) == OK);
+    for (int t = 0; t < TIMES; t++)
+        for (int i = 0; i < N; i++) {
+            fill(host, sizes[i], t * N + i);
+            CHECK(runtime_get(back, there[t][i], sizes[i], &first) == OK);
+            CHECK_SAME_BITS(back, host, sizes[i]);
+            runtime_free(there[t][i]);
+        }
+    runtime_free(NULL);
+    free(host);
+    free(back);
+}
+
+/* Puts that fit into the ring, copies and zeros wait for nothing; sync does. */
+static void only_sync_waits(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    char host[1024] = { 1 };
+    void *a, *b;
+
+    CHECK(runtime_alloc(&a, sizeof host) == OK && runtime_alloc(&b, sizeof host) == OK);
+    CHECK(runtime_sync(&s) == OK);
+    late.n_waits = 0;
+    for (int i = 0; i < 100; i++) CHECK(runtime_put(a, host, sizeof host, &s) == OK);
+    CHECK(runtime_copy(b, a, sizeof host, &s) == OK && runtime_zero(a, 512, &s) == OK);
+    CHECK(late.n_waits == 0);
+    CHECK(runtime_get(host, b, sizeof host, &s) == OK && host[0] == 1);
+    CHECK(runtime_get(host, a, sizeof host, &s) == OK && host[0] == 0);
+    CHECK(late.n_waits == 2);
+    runtime_free(a);
+    runtime_free(b);
+}
+
+static void memory_is_zero_and_has_an_end(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    unsigned char host[100];
+    void *p;
+
+    CHECK(runtime_alloc(&p, sizeof host) == OK && runtime_get(host, p, sizeof host, &s) == OK);
+    for (size_t i = 0; i < sizeof host; i++) CHECK(host[i] == 0);
+    runtime_free(p);
+    log_set_level(LOG_ERROR);
+    CHECK(runtime_alloc(&p, late.memory + 1) == E_MEMORY);
+    late.sync_error = cudaErrorUnknown;
+    CHECK(runtime_sync(&s) == E_DEVICE && runtime_get(host, host, 1, &s) == E_DEVICE);
+    late.sync_error = cudaSuccess;
+}
+
+/* What a process of that rank on that machine chooses; the choice is made once a process. */
+static void choice(struct late_machine machine, int local_rank, const char *wanted, int device)
+{
+    pid_t child;
+    int status = 1;
+
+    fflush(NULL);
+    child = fork();
+    if (child == 0) {
+        const char *reason;
+        uint64_t id;
+
+        late = machine;
+        reason = runtime_choose(local_rank);
+        if (wanted) _exit(!(reason && strstr(reason, wanted) && runtime_open() == E_NO_DEVICE));
+        if (reason || runtime_open() != OK) _exit(1);
+        _exit(late.device != device || !strstr(runtime_device(&id), "late GPU") ||
+              id != (uint64_t)device + 1);
+    }
+    waitpid(child, &status, 0);
+    if (status == 0) return;
+    fprintf(stderr, "rank %d on %d GPUs: not %s\n", local_rank, machine.n_devices,
+            wanted ? wanted : "the right one");
+    check_fails++;
+}
+
+int main(void)
+{
+    const struct late_machine whole = late;
+    struct late_machine m = whole;
+
+    m.n_devices = 4;
+    choice(m, 0, NULL, 0);
+    choice(m, 3, NULL, 3);
+    choice(m, 6, NULL, 2);
+    m.major = 7;
+    choice(m, 0, "8.0 or more", 0);
+    m = whole;
+    m.n_devices = 0;
+    choice(m, 0, "no NVIDIA GPU", 0);
+    m.count_error = cudaErrorInsufficientDriver;
+    choice(m, 0, "no driver", 0);
+    m.count_error = cudaErrorUnknown;
+    choice(m, 0, "does not start", 0);
+    CHECK(runtime_choose(0) == NULL && runtime_open() == OK && runtime_open() == OK);
+    host_memory_is_free_again();
+    only_sync_waits();
+    memory_is_zero_and_has_an_end();
+    return check_done("test_runtime");
+}
