@@ -92,7 +92,8 @@ extern "C" {
 
 struct ops {
     const char *name;
-    bool bf16; /* ops take activations and weights of products in BF16; else all of it is F32 */
+    bool bf16;  /* ops take activations and weights of products in BF16; else all of it is F32 */
+    bool fused; /* fused ops are faster here than the ops they stand for */
     bool host_memory; /* device memory is the host's: host code may touch it by pointer */
 
     /* memory and stream verbs, for one host thread. put: the host's bytes may change as soon as it

@@ -270,12 +270,12 @@ static enum status plan_programs(struct golden *g)
                                      .first_mask = 0,
                                      .n_out = MASK_TOKENS };
     TRY(program_create(&g->encoder, g->compute));
-    TRY(model_create(&m, &g->config, &g->params, g->encoder, true));
+    TRY(model_create(&m, &g->config, &g->params, g->encoder, g->ops, true));
     image_encoder_build(&m, 1, true, &g->encoder_at);
     model_destroy(&m);
     TRY(program_plan(g->encoder, g->ops, PROGRAM_TRAIN, false));
     TRY(program_create(&g->decoder, g->compute));
-    TRY(model_create(&m, &g->config, &g->params, g->decoder, true));
+    TRY(model_create(&m, &g->config, &g->params, g->decoder, g->ops, true));
     mask_decoder_build(&m, &g->shape, true, &g->decoder_at);
     model_destroy(&m);
     return program_plan(g->decoder, g->ops, PROGRAM_TRAIN, false);

@@ -101,6 +101,16 @@ struct config_list {
     FLAG(run, share_gpu, false, "several ranks may compute on one GPU")                            \
     CHOICE(run, precision, "auto", "auto|f32|bf16",                                                \
            "of activations and products; auto: bf16 where the device has it, else f32")            \
+    CHOICE(run, absorb, "auto", "auto|off|on",                                                     \
+           "decoder attention to and from the image with its projections absorbed into the "       \
+           "tokens; auto: where the device is faster so")                                          \
+    CHOICE(run, fuse_upscaling, "auto", "auto|off|on",                                             \
+           "the decoder's upscaling, norm and mask product as one op")                             \
+    FLAG(run, one_mask, true,                                                                      \
+         "after the first round decode only the mask that is used; off: all four, as the "         \
+         "reference does")                                                                         \
+    CHOICE(run, fuse_norms, "auto", "auto|off|on",                                                 \
+           "the encoder's residual sums and the norms behind them as one op")                      \
     INT(run, threads, 0, 0, 1024,                                                                  \
         "threads of the CPU backend a rank; 0: the node's cores over its ranks")                   \
     NUMBER(run, budget_hours, 0, 0, 1e9,                                                           \

@@ -13,7 +13,7 @@ static enum status encoder_cost(const struct config *c, const struct ops *ops,
     struct model m = { 0 };
     enum status s = program_create(&p, F32);
 
-    if (s == OK) s = model_create(&m, c, params, p, true);
+    if (s == OK) s = model_create(&m, c, params, p, ops, true);
     if (s == OK) {
         image_encoder_build(&m, 1, false, &at);
         s = program_plan(p, ops, PROGRAM_TRAIN, recompute);
@@ -47,7 +47,7 @@ static enum status decoder_cost(const struct config *c, const struct ops *ops,
     struct model m = { 0 };
     enum status s = program_create(&p, F32);
 
-    if (s == OK) s = model_create(&m, c, params, p, true);
+    if (s == OK) s = model_create(&m, c, params, p, ops, true);
     if (s == OK) {
         mask_decoder_build(&m, &shape, false, &at);
         s = program_plan(p, ops, PROGRAM_TRAIN, false);

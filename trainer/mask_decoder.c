@@ -2,6 +2,9 @@
 
 #include <stdio.h>
 
+/* Norms of tokens (PyTorch's default), and of channels (LayerNorm2d). */
+static const float TRANSFORMER_EPS = 1e-5f, CHANNEL_EPS = 1e-6f;
+
 /* While the decoder is recorded. */
 struct state {
     struct model *m;
@@ -9,14 +12,19 @@ struct state {
     int64_t M, H, C;       /* H: side of the token grid */
     int image, image_pe;   /* (1,T,C) while shared by all masks, then (M,T,C); (T,C) */
     int tokens, tokens_pe; /* (M,t,C) */
-    bool shared;
+    bool shared, absorb;
     int64_t salt; /* numbers the dropouts */
 };
+
+static float dropout(const struct state *s)
+{
+    return s->m->train ? (float)s->m->config->train_dropout : 0;
+}
 
 /* x + dropout(y); x may be PROGRAM_NONE. */
 static int residual(struct state *s, int x, int y)
 {
-    const float rate = s->m->train ? (float)s->m->config->train_dropout : 0;
+    const float rate = dropout(s);
 
     if (x == PROGRAM_NONE && rate == 0) return y;
     return program_residual(s->m->program, x, y, PROGRAM_NONE, rate > 0 ? s->d->key : PROGRAM_NONE,
@@ -38,7 +46,7 @@ static int attend(struct state *s, const char *name, int q, int k, int v, int n_
 
 static int norm(struct state *s, int x, const char *name)
 {
-    return model_layernorm(s->m, x, 1e-5f, ACT_NONE, "mask_decoder.transformer.%s", name);
+    return model_layernorm(s->m, x, TRANSFORMER_EPS, ACT_NONE, "mask_decoder.transformer.%s", name);
 }
 
 static const char *in_layer(char text[PARAM_NAME], int layer, const char *name)
@@ -47,29 +55,69 @@ static const char *in_layer(char text[PARAM_NAME], int layer, const char *name)
     return text;
 }
 
-/* tokens attend to the image */
-static void token_to_image(struct state *s, const char *name, int image_at)
+static int projection(struct state *s, const char *name, const char *which, const char *part)
 {
-    const int q = program_add(s->m->program, s->tokens, s->tokens_pe);
-
-    s->tokens = residual(s, s->tokens, attend(s, name, q, image_at, s->image, PROGRAM_NONE));
+    return model_param(s->m, "mask_decoder.transformer.%s.%s_proj.%s", name, which, part);
 }
 
-static void image_to_token(struct state *s, const char *name, int image_at)
+/* tokens attend to the image; image_at: the image with its positions, where not absorbed */
+static void token_to_image(struct state *s, const char *name, int image_at)
 {
-    struct program *p = s->m->program;
-    const int k = program_add(p, s->tokens, s->tokens_pe);
-    const int y = attend(s, name, image_at, k, s->tokens, s->d->n_tokens);
+    struct model *m = s->m;
+    int q = program_add(m->program, s->tokens, s->tokens_pe), y;
 
-    s->image = s->shared ? program_add(p, s->image, residual(s, PROGRAM_NONE, y))
-                         : residual(s, s->image, y);
+    if (s->absorb) {
+        const int w[TOKEN_TO_IMAGE_WEIGHTS] = { projection(s, name, "k", "weight"),
+                                                projection(s, name, "k", "bias"),
+                                                projection(s, name, "v", "weight"),
+                                                projection(s, name, "v", "bias") };
+
+        q = model_linear(m, q, ACT_NONE, "mask_decoder.transformer.%s.q_proj", name);
+        y = program_token_to_image(m->program, q, s->image, s->image_pe, w,
+                                   (int)m->config->model_decoder_heads);
+        y = model_linear(m, y, ACT_NONE, "mask_decoder.transformer.%s.out_proj", name);
+    } else {
+        y = attend(s, name, q, image_at, s->image, PROGRAM_NONE);
+    }
+    s->tokens = residual(s, s->tokens, y);
+}
+
+/* The image attends to the tokens, and is normed. */
+static void image_to_token(struct state *s, const char *name, const char *norm_name, int image_at)
+{
+    struct model *m = s->m;
+    struct program *p = m->program;
+    int k = program_add(p, s->tokens, s->tokens_pe), v, y;
+
+    if (s->absorb) {
+        const float rate = dropout(s);
+        const int w[IMAGE_TO_TOKEN_WEIGHTS] = {
+            projection(s, name, "q", "weight"),
+            projection(s, name, "q", "bias"),
+            projection(s, name, "out", "weight"),
+            projection(s, name, "out", "bias"),
+            model_param(m, "mask_decoder.transformer.%s.weight", norm_name),
+            model_param(m, "mask_decoder.transformer.%s.bias", norm_name)
+        };
+
+        k = model_linear(m, k, ACT_NONE, "mask_decoder.transformer.%s.k_proj", name);
+        v = model_linear(m, s->tokens, ACT_NONE, "mask_decoder.transformer.%s.v_proj", name);
+        s->image = program_image_to_token(p, s->image, s->image_pe, k, v, s->d->n_tokens, w,
+                                          (int)m->config->model_decoder_heads, TRANSFORMER_EPS,
+                                          rate > 0 ? s->d->key : PROGRAM_NONE, rate, s->salt++);
+    } else {
+        y = attend(s, name, image_at, k, s->tokens, s->d->n_tokens);
+        s->image = s->shared ? program_add(p, s->image, residual(s, PROGRAM_NONE, y))
+                             : residual(s, s->image, y);
+        s->image = norm(s, s->image, norm_name);
+    }
     s->shared = false;
 }
 
 static void layer(struct state *s, int i)
 {
     struct program *p = s->m->program;
-    char t[PARAM_NAME];
+    char t[PARAM_NAME], norm4[PARAM_NAME];
     int y, image_at;
 
     if (i == 0) { /* the output replaces the tokens, and no position is added */
@@ -82,14 +130,14 @@ static void layer(struct state *s, int i)
         s->tokens = residual(s, s->tokens, y);
     }
     s->tokens = norm(s, s->tokens, in_layer(t, i, "norm1"));
-    image_at = program_add(p, s->image, s->image_pe);
+    image_at = s->absorb ? PROGRAM_NONE : program_add(p, s->image, s->image_pe);
     token_to_image(s, in_layer(t, i, "cross_attn_token_to_image"), image_at);
     s->tokens = norm(s, s->tokens, in_layer(t, i, "norm2"));
     y = model_linear(s->m, s->tokens, ACT_RELU, "mask_decoder.transformer.layers.%d.mlp.lin1", i);
     y = model_linear(s->m, y, ACT_NONE, "mask_decoder.transformer.layers.%d.mlp.lin2", i);
     s->tokens = norm(s, residual(s, s->tokens, y), in_layer(t, i, "norm3"));
-    image_to_token(s, in_layer(t, i, "cross_attn_image_to_token"), image_at);
-    s->image = norm(s, s->image, in_layer(t, i, "norm4"));
+    image_to_token(s, in_layer(t, i, "cross_attn_image_to_token"), in_layer(norm4, i, "norm4"),
+                   image_at);
 }
 
 /* One of the convolutions that bring the fed-back mask to the size of the embedding. */
@@ -99,7 +147,8 @@ static int downscale(struct model *m, int x, int index, int norm_index)
         m->program, x, model_param(m, "prompt_encoder.mask_downscaling.%d.weight", index),
         model_param(m, "prompt_encoder.mask_downscaling.%d.bias", index), ACT_NONE);
     if (norm_index < 0) return x;
-    return model_layernorm(m, x, 1e-6f, ACT_GELU, "prompt_encoder.mask_downscaling.%d", norm_index);
+    return model_layernorm(m, x, CHANNEL_EPS, ACT_GELU, "prompt_encoder.mask_downscaling.%d",
+                           norm_index);
 }
 
 /* The embedding plus the mask prompt, or what stands for none. */
@@ -169,18 +218,25 @@ static void add_outputs(struct state *s, const struct mask_decoder_shape *shape)
     struct program *p = m->program;
     const char *up = "mask_decoder.output_upscaling";
     int x = PROGRAM_VIEW(p, s->image, s->M, s->H, s->H, s->C), h[MASK_TOKENS], iou;
+    const int w[UPSCALE_WEIGHTS] = {
+        model_param(m, "%s.0.weight", up), model_param(m, "%s.0.bias", up),
+        model_param(m, "%s.1.weight", up), model_param(m, "%s.1.bias", up),
+        model_param(m, "%s.3.weight", up), model_param(m, "%s.3.bias", up)
+    };
     char name[PARAM_NAME];
 
-    x = program_upconv(p, x, model_param(m, "%s.0.weight", up), model_param(m, "%s.0.bias", up),
-                       ACT_NONE);
-    x = model_layernorm(m, x, 1e-6f, ACT_GELU, "%s.1", up);
-    x = program_upconv(p, x, model_param(m, "%s.3.weight", up), model_param(m, "%s.3.bias", up),
-                       ACT_GELU); /* (M,4H,4H,C/8) */
     for (int k = 0; k < shape->n_out; k++) {
         snprintf(name, sizeof name, "output_hypernetworks_mlps.%d", shape->first_mask + k);
         h[k] = head(s, 1 + shape->first_mask + k, name);
     }
-    s->d->logits = program_mask_product(p, h, shape->n_out, x);
+    if (m->fuse_upscaling) {
+        s->d->logits = program_upscale(p, x, w, h, shape->n_out, CHANNEL_EPS);
+    } else {
+        x = program_upconv(p, x, w[0], w[1], ACT_NONE);
+        x = program_layernorm(p, x, w[2], w[3], CHANNEL_EPS, ACT_GELU);
+        x = program_upconv(p, x, w[4], w[5], ACT_GELU); /* (M,4H,4H,C/8) */
+        s->d->logits = program_mask_product(p, h, shape->n_out, x);
+    }
     iou = PROGRAM_VIEW(p, head(s, 0, "iou_prediction_head"), s->M, MASK_TOKENS, 1);
     iou = program_slice(p, iou, shape->first_mask, shape->n_out, F32);
     s->d->iou = PROGRAM_VIEW(p, iou, s->M, shape->n_out);
@@ -195,6 +251,7 @@ void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape,
     struct program *p = m->program;
     const int64_t H = c->model_image_size / c->model_patch_size, C = c->model_prompt_dim;
     struct state s = { .m = m, .d = d, .M = shape->n_masks, .H = H, .C = C };
+    const bool fits = 1 + MASK_TOKENS + shape->n_points <= DECODER_TOKENS_MAX;
     char name[PARAM_NAME];
     int image_at;
 
@@ -202,13 +259,14 @@ void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape,
     d->image_pe = PROGRAM_INPUT(p, program_compute(p), false, H, H, C);
     d->key = m->train && c->train_dropout > 0 ? PROGRAM_INPUT(p, I64, false, 2) : PROGRAM_NONE;
     s.image_pe = PROGRAM_VIEW(p, d->image_pe, H * H, C);
+    s.absorb = m->absorb && fits;
     add_tokens(&s, shape);
     add_dense(&s, shape);
     if (keep) program_output(p, d->sparse);
     if (keep && shape->mask_prompt) program_output(p, d->dense);
     for (int i = 0; i < (int)c->model_decoder_depth; i++) layer(&s, i);
     snprintf(name, sizeof name, "final_attn_token_to_image");
-    image_at = program_add(p, s.image, s.image_pe);
+    image_at = s.absorb ? PROGRAM_NONE : program_add(p, s.image, s.image_pe);
     token_to_image(&s, name, image_at);
     s.tokens = norm(&s, s.tokens, "norm_final_attn");
     add_outputs(&s, shape);

@@ -4,16 +4,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* A choice of auto, off and on. */
+static bool is_on(int choice, const struct ops *ops)
+{
+    return choice == 0 ? ops->fused : choice == 2;
+}
+
 enum status model_create(struct model *m, const struct config *c, const struct params *p,
-                         struct program *program, bool train)
+                         struct program *program, const struct ops *ops, bool train)
 {
     int *value = malloc((size_t)p->n * sizeof *value);
 
     if (!value) FAIL(E_MEMORY, "a model's parameter values");
     for (int i = 0; i < p->n; i++) value[i] = PROGRAM_NONE;
     *m = (struct model){
-        .config = c, .params = p, .program = program, .value = value, .train = train
+        .config = c,
+        .params = p,
+        .program = program,
+        .value = value,
+        .train = train,
+        .absorb = is_on(c->run_absorb, ops),
+        .fuse_upscaling = is_on(c->run_fuse_upscaling, ops),
     };
+    if (is_on(c->run_fuse_norms, ops)) program_fuse_norms(program);
     return OK;
 }
 

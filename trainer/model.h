@@ -13,10 +13,13 @@ struct model {
     struct program *program;
     int *value; /* (params->n) the program's value of each parameter, or PROGRAM_NONE; owned */
     bool train; /* dropout and drop path are recorded */
+    bool absorb,
+        fuse_upscaling; /* the decoder's fused ops are recorded: run.absorb, run.fuse_upscaling */
 };
 
+/* ops: what the fused ops' "auto" asks. */
 enum status model_create(struct model *m, const struct config *c, const struct params *p,
-                         struct program *program, bool train) MUST_CHECK;
+                         struct program *program, const struct ops *ops, bool train) MUST_CHECK;
 void model_destroy(struct model *m);
 
 /* The program's value of the parameter with that name. */

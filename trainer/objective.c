@@ -18,7 +18,8 @@ enum { VALUES = MASK_TOKENS * MASK_LOSS_VALUES }; /* a mask's, of a round */
 /* A round of a chunk whose losses lie in the history. */
 struct entry {
     int64_t K, n_valid, chunk; /* masks predicted; masks that count */
-    bool first, last, among;   /* round of the plan; chosen among host_candidates */
+    bool first, last;          /* round of the plan */
+    bool among, only_first;    /* chosen among host_candidates; not chosen */
 };
 
 struct objective {
@@ -26,8 +27,8 @@ struct objective {
     int64_t R; /* side of the loss resolution */
     struct mask_loss_options loss;
     struct prompt_options prompt;
-    struct tensor gt, box, weight, valid, size,
-        candidates;    /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) */
+    struct tensor gt, box, weight, valid, size, candidates,
+        only_first;    /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) (M,2) */
     struct tensor key; /* (2) i64: prompts */
     struct tensor value,
         selected; /* (E,M,4,4) f32, a round's (M,K,4) at its start, and (E,M) i32: the history of a slot */
@@ -107,6 +108,7 @@ static void carve(struct objective *o)
     take(o, &o->weight, tensor_1d(NULL, F32, M));
     take(o, &o->valid, tensor_2d(NULL, I32, M, 2));
     take(o, &o->candidates, tensor_2d(NULL, I32, M, 2));
+    take(o, &o->only_first, tensor_2d(NULL, I32, M, 2));
     take(o, &o->size, tensor_1d(NULL, F32, 2));
     take(o, &o->key, tensor_1d(NULL, I64, 2));
     take(o, &o->first, tensor_1d(NULL, I64, M + 1));
@@ -177,6 +179,8 @@ static enum status create(struct objective *o)
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
+    for (int64_t m = 0; m < s->M; m++) o->host_ints[2 * m + 1] = 1; /* from 0 to 1 */
+    TRY(s->ops->put(o->only_first.data, o->host_ints, tensor_bytes(o->only_first), &o->raster));
     o->runs = tensor_1d(NULL, I32, RUNS_ROOM);
     o->raster.queue = s->stream.queue;
     TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
@@ -383,7 +387,7 @@ static double mean_error(const struct objective *o, const struct entry *e, int64
                          const float *value)
 {
     const int32_t *among = e->among ? o->host_candidates + e->chunk * 2 * o->sam->M : NULL;
-    const struct candidates c = candidates_of(among, m, e->K);
+    const struct candidates c = candidates_of(among, m, e->only_first ? 1 : e->K);
     double sum = 0;
 
     for (int64_t k = c.begin; k < c.end; k++)
@@ -443,8 +447,11 @@ static enum status forward_round(struct objective *o, struct round *r, struct en
     r->loss = o->loss;
     r->prompt = o->prompt;
     if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
+    if (r->kind == SAM_NEXT && r->logits.dim[1] > 1)
+        r->loss.candidates = r->prompt.candidates = o->only_first;
     e.K = r->logits.dim[1];
     e.among = r->kind == SAM_FIRST_ALL;
+    e.only_first = r->kind == SAM_NEXT;
     o->entry[at] = e;
     TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->gt, r->iou, o->valid, &r->loss,
                               &s->stream));

@@ -35,6 +35,9 @@ enum node_op {
     NODE_ADD,
     NODE_SLICE,
     NODE_MASK_PRODUCT,
+    NODE_UPSCALE,
+    NODE_TOKEN_TO_IMAGE,
+    NODE_IMAGE_TO_TOKEN,
     NODE_OP_COUNT
 };
 
@@ -95,11 +98,24 @@ int program_add(struct program *p, int a, int b);
 int program_slice(struct program *p, int x, int64_t first, int64_t n, enum dtype dtype);
 int program_mask_product(struct program *p, const int *h, int n_h, int u);
 
+/* Fused ops: operands in the order of their header; weights in the order of its struct. */
+enum { UPSCALE_WEIGHTS = 6, TOKEN_TO_IMAGE_WEIGHTS = 4, IMAGE_TO_TOKEN_WEIGHTS = 6 };
+int program_upscale(struct program *p, int x, const int w[UPSCALE_WEIGHTS], const int *h, int n_h,
+                    float eps);
+int program_token_to_image(struct program *p, int q, int x, int pe,
+                           const int w[TOKEN_TO_IMAGE_WEIGHTS], int n_heads);
+int program_image_to_token(struct program *p, int x, int pe, int k, int v, int n_tokens,
+                           const int w[IMAGE_TO_TOKEN_WEIGHTS], int n_heads, float eps, int key,
+                           float dropout, int64_t salt);
+
 /* A result: kept until the next forward pass, its gradient given by the caller. */
 void program_output(struct program *p, int value);
 
 /* The node that made value, for attributes the builders do not take. */
 struct node *program_node(struct program *p, int value);
+
+/* A residual sum without dropout and the norm right behind it run as one op, residual_layernorm.h. */
+void program_fuse_norms(struct program *p);
 
 /* Nodes recorded from now on belong to this segment / branch; PROGRAM_NONE ends it. */
 void program_segment(struct program *p, int segment);

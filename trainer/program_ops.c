@@ -230,7 +230,118 @@ static void mask_product_macs(const struct node *n, const struct node_operands *
     *reference = *here;
 }
 
-enum { X0 = 1, X1 = 2, X2 = 4, X3 = 8, ALL = 0xFFFF };
+/* ---- upscale: in x w1 b1 gamma beta w2 b2 h[…], out y --------------------------------------- */
+static struct upscale_weights upscale_of(const struct tensor *t)
+{
+    return (struct upscale_weights){ t[1], t[2], t[3], t[4], t[5], t[6] };
+}
+
+static enum status upscale_forward(const struct node *n, const struct ops *ops,
+                                   struct node_operands *o, struct stream *s)
+{
+    const struct upscale_weights w = upscale_of(o->in);
+
+    return ops->upscale_fwd(o->out[0], o->in[0], &w, o->in + 1 + UPSCALE_WEIGHTS,
+                            n->n_in - 1 - UPSCALE_WEIGHTS, n->eps, s);
+}
+
+static enum status upscale_backward(const struct node *n, const struct ops *ops,
+                                    struct node_operands *o, struct stream *s)
+{
+    const struct upscale_weights w = upscale_of(o->in), dw = upscale_of(o->g_in);
+    const int first_h = 1 + UPSCALE_WEIGHTS;
+
+    return ops->upscale_bwd(o->g_in[0], &dw, o->g_in + first_h, o->g_out, o->in[0], &w,
+                            o->in + first_h, n->n_in - first_h, n->eps, s);
+}
+
+static void upscale_macs(const struct node *n, const struct node_operands *o, double *here,
+                         double *reference)
+{
+    const double rows = (double)tensor_rows(o->in[0]), n_h = n->n_in - 1 - UPSCALE_WEIGHTS;
+
+    *here = rows * (double)(tensor_count(o->in[1]) + 4 * tensor_count(o->in[5])) +
+            16 * rows * n_h * (double)o->in[5].dim[1];
+    *reference = *here;
+}
+
+/* ---- token to image: in q x pe wk bk wv bv, out y lse z ------------------------------------- */
+static struct token_to_image_weights token_to_image_of(const struct tensor *t)
+{
+    return (struct token_to_image_weights){ t[3], t[4], t[5], t[6] };
+}
+
+static enum status token_to_image_forward(const struct node *n, const struct ops *ops,
+                                          struct node_operands *o, struct stream *s)
+{
+    const struct token_to_image_weights w = token_to_image_of(o->in);
+
+    return ops->token_to_image_fwd(o->out[0], o->out[1], o->out[2], o->in[0], o->in[1], o->in[2],
+                                   &w, n->n_heads, s);
+}
+
+static enum status token_to_image_backward(const struct node *n, const struct ops *ops,
+                                           struct node_operands *o, struct stream *s)
+{
+    const struct token_to_image_weights w = token_to_image_of(o->in);
+    const struct token_to_image_weights dw = token_to_image_of(o->g_in);
+
+    return ops->token_to_image_bwd(o->g_in[0], o->g_in[1], &dw, o->g_out, o->out[0], o->out[1],
+                                   o->out[2], o->in[0], o->in[1], o->in[2], &w, n->n_heads, s);
+}
+
+/* Here, two products of every row of x with a mask's head-tokens. In the reference, two projections of
+ * x, and attention. */
+static void token_to_image_macs(const struct node *n, const struct node_operands *o, double *here,
+                                double *reference)
+{
+    const double M = (double)o->in[0].dim[0], t = (double)o->in[0].dim[1];
+    const double I = (double)o->in[0].dim[2], T = (double)o->in[1].dim[1];
+    const double C = (double)o->in[1].dim[2];
+
+    *here = 2 * M * T * C * t * n->n_heads;
+    *reference = 2 * (double)o->in[1].dim[0] * T * C * I + 2 * M * t * T * I;
+}
+
+/* ---- image to token: in x pe k v n_tokens key wq bq wo bo gamma beta, out y mean rstd ------- */
+static struct image_to_token_weights image_to_token_of(const struct tensor *t)
+{
+    return (struct image_to_token_weights){ t[6], t[7], t[8], t[9], t[10], t[11] };
+}
+
+static enum status image_to_token_forward(const struct node *n, const struct ops *ops,
+                                          struct node_operands *o, struct stream *s)
+{
+    const struct image_to_token_weights w = image_to_token_of(o->in);
+
+    return ops->image_to_token_fwd(o->out[0], o->out[1], o->out[2], o->in[0], o->in[1], o->in[2],
+                                   o->in[3], o->in[4], &w, n->n_heads, n->eps, o->in[5], n->dropout,
+                                   n->salt, s);
+}
+
+static enum status image_to_token_backward(const struct node *n, const struct ops *ops,
+                                           struct node_operands *o, struct stream *s)
+{
+    const struct image_to_token_weights w = image_to_token_of(o->in);
+    const struct image_to_token_weights dw = image_to_token_of(o->g_in);
+
+    return ops->image_to_token_bwd(o->g_in[0], o->g_in[2], o->g_in[3], &dw, o->g_out, o->in[0],
+                                   o->in[1], o->in[2], o->in[3], o->in[4], &w, o->out[1], o->out[2],
+                                   n->n_heads, n->eps, o->in[5], n->dropout, n->salt, s);
+}
+
+static void image_to_token_macs(const struct node *n, const struct node_operands *o, double *here,
+                                double *reference)
+{
+    const double M = (double)o->in[2].dim[0], t = (double)o->in[2].dim[1];
+    const double I = (double)o->in[2].dim[2], T = (double)o->in[0].dim[1];
+    const double C = (double)o->in[0].dim[2];
+
+    *here = 2 * M * T * C * t * n->n_heads;
+    *reference = ((double)o->in[0].dim[0] + M) * T * C * I + 2 * M * t * T * I;
+}
+
+enum { X0 = 1, X1 = 2, X2 = 4, X3 = 8, X5 = 32, X6 = 64, X8 = 256, ALL = 0xFFFF };
 
 /* clang-format off */
 const struct node_kind node_kinds[NODE_OP_COUNT] = {
@@ -246,6 +357,9 @@ const struct node_kind node_kinds[NODE_OP_COUNT] = {
     [NODE_ADD] =             { "add", 0, 0, 0, add_forward, add_backward, no_macs, 0 },
     [NODE_SLICE] =           { "slice", 0, 0, 0, slice_forward, slice_backward, no_macs, 0 },
     [NODE_MASK_PRODUCT] =    { "mask_product", 0, ALL, 0, mask_product_forward, mask_product_backward, mask_product_macs, 2 },
+    [NODE_UPSCALE] =         { "upscale", X1 | X5, ALL, 0, upscale_forward, upscale_backward, upscale_macs, 3 },
+    [NODE_TOKEN_TO_IMAGE] =  { "token_to_image", X3 | X5, ALL, X0 | X1 | X2, token_to_image_forward, token_to_image_backward, token_to_image_macs, 2.5 },
+    [NODE_IMAGE_TO_TOKEN] =  { "image_to_token", X6 | X8, ALL, X1 | X2, image_to_token_forward, image_to_token_backward, image_to_token_macs, 3 },
 };
 /* clang-format on */
 

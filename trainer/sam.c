@@ -39,7 +39,7 @@ static enum status create_encoder(struct sam *s)
     enum status e;
 
     TRY(program_create(&s->encoder, s->compute));
-    TRY(model_create(&m, s->config, &s->params, s->encoder, s->train));
+    TRY(model_create(&m, s->config, &s->params, s->encoder, s->ops, s->train));
     image_encoder_build(&m, 1, false, &s->encoder_at);
     e = program_plan(s->encoder, s->ops, s->train ? PROGRAM_TRAIN : PROGRAM_FORWARD,
                      s->config->train_recompute);
@@ -61,8 +61,9 @@ static enum status create_decoder(struct sam *s, int round)
         .first_mask = round_shapes[round].first_mask,
         .n_out = round_shapes[round].n_out,
     };
+    if (round == SAM_NEXT && s->train && !s->config->run_one_mask) d->shape.n_out = MASK_TOKENS;
     TRY(program_create(&d->program, s->compute));
-    TRY(model_create(&m, s->config, &s->params, d->program, s->train));
+    TRY(model_create(&m, s->config, &s->params, d->program, s->ops, s->train));
     mask_decoder_build(&m, &d->shape, false, &d->at);
     e = program_plan(d->program, s->ops, s->train ? PROGRAM_TRAIN : PROGRAM_FORWARD, false);
     model_destroy(&m);

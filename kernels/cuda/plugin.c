@@ -55,6 +55,7 @@ static const struct plugin_table table = {
     .shared_free = runtime_shared_free,
     .ops = { .name = "cuda",
              .bf16 = true,
+             .fused = true,
              .host_memory = false,
              .open = runtime_open,
              .queue = runtime_queue,

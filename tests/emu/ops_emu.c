@@ -93,6 +93,7 @@ static enum status emu_sync(struct stream *s)
 #define OPS_EMU(name) .name = name##_cuda,
 const struct ops ops_emu = { .name = "emu",
                              .bf16 = true,
+                             .fused = true,
                              .open = emu_open,
                              .queue = emu_queue,
                              .alloc = emu_alloc,
