@@ -179,10 +179,10 @@ static enum status create(struct objective *o)
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
+    o->raster.queue = s->stream.queue;
     for (int64_t m = 0; m < s->M; m++) o->host_ints[2 * m + 1] = 1; /* from 0 to 1 */
     TRY(s->ops->put(o->only_first.data, o->host_ints, tensor_bytes(o->only_first), &o->raster));
     o->runs = tensor_1d(NULL, I32, RUNS_ROOM);
-    o->raster.queue = s->stream.queue;
     TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
     return reserve_raster(o, (int32_t)s->config->model_image_size,
                           (int32_t)s->config->model_image_size);
