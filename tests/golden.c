@@ -1,4 +1,4 @@
-/* golden FILE.safetensors … [--backend NAME] [--precision f32|bf16]
+/* golden FILE.safetensors … [--backend NAME] [--precision f32|bf16] [section.key=value …]
  *
  * Reads tiny SAMs that the reference implementation ran in float64: weights (w.), inputs (in.), outputs (out.), ground
  * truth (gt.), losses (loss.) and all gradients (grad.), with the model's sizes in __metadata__. Runs image → loss →
@@ -39,6 +39,8 @@ struct group {
 struct golden {
     const struct ops *ops;
     enum dtype compute;
+    char *const *arguments; /* among them settings, which override what the file says */
+    int n_arguments;
     struct safetensors *file;
     struct config config;
     struct params params;
@@ -221,6 +223,8 @@ static enum status read_config(struct golden *g)
     TRY(safetensors_find(g->file, "w.image_encoder.blocks.0.mlp.lin1.weight", &e));
     c->model_mlp_ratio = e.dim[0] / c->model_embed_dim;
     c->train_dropout = c->train_drop_path = 0;
+    for (int i = 0; i < g->n_arguments; i++)
+        if (strchr(g->arguments[i], '=')) TRY(config_override(c, g->arguments[i]));
     g->H = c->model_image_size / c->model_patch_size;
     g->C = c->model_prompt_dim;
     return config_check(c);
@@ -622,7 +626,7 @@ int main(int argc, char **argv)
     }
     if (!ops || wrong) {
         fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu|cuda|emu] "
-                        "[--precision f32|bf16]\n");
+                        "[--precision f32|bf16] [section.key=value …]\n");
         return 2;
     }
     if (ops_missing(ops, &missing) > 0) {
@@ -640,12 +644,18 @@ int main(int argc, char **argv)
             continue;
         }
         if (!g) return 1;
+        if (strchr(argv[i], '=')) {
+            free(g);
+            continue;
+        }
         if (access(argv[i], R_OK) != 0) {
             printf("skipped: %s is not there\n", argv[i]);
             return failed ? 1 : EXIT_SKIPPED;
         }
         g->ops = ops;
         g->compute = compute;
+        g->arguments = argv + 1;
+        g->n_arguments = argc - 1;
         s = run(g, argv[i]);
         printf("%s on %s in %s\n", argv[i], ops->name, compute == BF16 ? "bf16" : "f32");
         for (int k = 0; k < g->n_groups; k++)
