@@ -306,7 +306,8 @@ __global__ static void __launch_bounds__(THREADS, 1)
     load_constants(t, p, m);
     clear_sums(g);
     for (int p0 = first; p0 < end; p0 += PIXELS) {
-        __syncthreads(); /* the tile before has been read */
+        /* The tile before has been read: all reads of it and of its slices lie before the barriers of
+         * its last q. */
         load_pixels(x_tile, p, m, p0);
         load_slice(t, p, 0);
         async_commit();

@@ -292,7 +292,7 @@ static void mutate_body(int begin, int end, int function)
 
     for (int t = begin; t < end; t++) {
         if (token[t].kind == WORD) {
-            if (is_one_of(t, gone)) {
+            if (is_one_of(t, gone) && !is(t - 1, "::")) { /* the emulator's have a namespace */
                 int open = t;
 
                 while (!is(open, "(")) open++;

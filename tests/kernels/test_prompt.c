@@ -1,6 +1,7 @@
 /* Prompts drawn from masks: where they may lie, how they are spread, that chunks do not matter. */
 #include <math.h>
 
+#include "kernels/prompt_draw.h"
 #include "tests/kernels/op.h"
 
 static const struct ops *be;
@@ -281,11 +282,13 @@ static void test_next(void)
 /* Of masks that are no candidates none is taken for the next prompt, whatever its predicted IoU. */
 static void test_next_among_candidates(void)
 {
-    static const int32_t ranges[][2] = { { 0, 3 }, { 1, 2 }, { 2, 3 }, { 1, 3 }, { 0, 1 } };
+    static const int32_t ranges[][2] = {
+        { 0, 3 }, { 1, 2 }, { 2, 3 }, { 1, 3 }, { 0, 1 }, { 2, 3 }
+    };
     struct prompt_options o = options;
-    struct world a = make(5, 3, 5, 20, 4), b;
+    struct world a = make(6, 3, 5, 20, 4), b;
 
-    o.candidates = OP_ZEROS(I32, 5, 2);
+    o.candidates = OP_ZEROS(I32, 6, 2);
     memcpy(o.candidates.data, ranges, sizeof ranges);
     first(be, &a, &options);
     b = a;
@@ -295,7 +298,7 @@ static void test_next_among_candidates(void)
     OP_RUN(ops_ref.prompt_next(b.mask_prompt, b.coords, b.labels, b.n_points, b.logits, b.iou_pred,
                                b.gt, b.weight, b.key, 5, 0, true, &o, s));
     check_same(&a, &b);
-    for (int m = 0; m < 5; m++) {
+    for (int m = 0; m < 6; m++) {
         const float *iou = (const float *)a.iou_pred.data + 3 * m;
         int64_t best = ranges[m][0];
 
@@ -304,6 +307,17 @@ static void test_next_among_candidates(void)
         CHECK_SAME_BITS((float *)a.mask_prompt.data + m * 25,
                         (float *)a.logits.data + (m * 3 + best) * 25, 100);
     }
+}
+
+/* The mask prompt alone, of more logits than a block copies. */
+static void test_next_copies(void)
+{
+    struct world a = make(2, 2, 34, 34, 3), b = a; /* 1156 */
+
+    copy_prompts(&b, &a);
+    next(be, &a, 0, false);
+    next(&ops_ref, &b, 0, false);
+    check_same(&a, &b);
 }
 
 /* Every pixel in error is as likely as any other, and each round draws anew. */
@@ -365,6 +379,26 @@ static void test_next_without_error(void)
     memset(z, 0, 16 * 4); /* a logit of 0 is outside: the three of gt are wrong */
     next(be, &a, 1, true);
     CHECK(label(&a, 0, 3) == 1 && pixel(&a, 0, 3) >= 0 && pixel(&a, 0, 3) < 3);
+}
+
+/* The only pixel there is may be the last; and a number drawn exactly as the share is no box. */
+static void test_first_at_the_edge(void)
+{
+    struct prompt_options o = options;
+    struct world a = make(1, 1, 4, 5, 2);
+    const struct rng_key key = prompt_draw_key(a.key.data, 5);
+
+    memset(a.gt.data, 0, 25);
+    ((uint8_t *)a.gt.data)[24] = 1;
+    o.box_share = 0;
+    first(be, &a, &o);
+    CHECK(label(&a, 0, 0) == 1 && pixel(&a, 0, 0) == 24);
+    o.box_share = rng_uniform(key, PROMPT_DRAW_KIND);
+    first(be, &a, &o);
+    CHECK(o.box_share > 0 && label(&a, 0, 0) == 1);
+    o.box_share = nextafterf(o.box_share, 1);
+    first(be, &a, &o);
+    CHECK(label(&a, 0, 0) == 2);
 }
 
 /* Masks that do not count, and points wanted from empty ones. */
@@ -493,7 +527,9 @@ int main(int argc, char **argv)
     test_next(); /* the small ones first: on the emulator the first complaint may end the test */
     test_next_among_candidates();
     test_next_without_error();
+    test_next_copies();
     test_first_without_mask();
+    test_first_at_the_edge();
     test_chunks();
     test_next_bwd();
     test_box_noise();
