@@ -61,11 +61,12 @@ static enum status fwd_check(const char *op, const struct sizes *z, struct tenso
 }
 
 static enum status bwd_check(const char *op, const struct sizes *z, struct tensor dx,
-                             struct tensor dw, struct tensor dy, struct tensor w)
+                             struct tensor dw, struct tensor dy, struct tensor w, bool f32_dx)
 {
     TRY(same_as(op, "dy", dy, z, false));
     if (!tensor_is_none(dx))
-        TENSOR_EXPECT(op, dx, dx.dtype == F32 ? F32 : z->T, z->n, z->rows, z->cols, z->n_in);
+        TENSOR_EXPECT(op, dx, f32_dx && dx.dtype == F32 ? F32 : z->T, z->n, z->rows, z->cols,
+                      z->n_in);
     if (!tensor_is_none(dw)) TENSOR_EXPECT(op, dw, F32, w.dim[0], w.dim[1], w.dim[2], w.dim[3]);
     return OK;
 }
@@ -94,7 +95,7 @@ enum status patch_conv_bwd_check(struct tensor dx, struct tensor dw, struct tens
     struct sizes z;
 
     TRY(patch_sizes("patch_conv_bwd", x, w, &z));
-    TRY(bwd_check("patch_conv_bwd", &z, dx, dw, dy, w));
+    TRY(bwd_check("patch_conv_bwd", &z, dx, dw, dy, w, true));
     return bwd_act_check("patch_conv_bwd", &z, db, y, pre, act);
 }
 
@@ -112,7 +113,7 @@ enum status conv3x3_bwd_check(struct tensor dx, struct tensor dw, struct tensor 
     struct sizes z;
 
     TRY(conv3x3_sizes("conv3x3_bwd", x, w, &z));
-    return bwd_check("conv3x3_bwd", &z, dx, dw, dy, w);
+    return bwd_check("conv3x3_bwd", &z, dx, dw, dy, w, false);
 }
 
 enum status upconv_fwd_check(struct tensor y, struct tensor pre, struct tensor x, struct tensor w,
@@ -131,6 +132,6 @@ enum status upconv_bwd_check(struct tensor dx, struct tensor dw, struct tensor d
     struct sizes z;
 
     TRY(upconv_sizes("upconv_bwd", x, w, &z));
-    TRY(bwd_check("upconv_bwd", &z, dx, dw, dy, w));
+    TRY(bwd_check("upconv_bwd", &z, dx, dw, dy, w, false));
     return bwd_act_check("upconv_bwd", &z, db, y, pre, act);
 }

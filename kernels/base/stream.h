@@ -17,7 +17,8 @@ struct stream {
     int64_t scratch_need; /* the greatest request seen while planning, bytes */
     void *scratch;        /* not owned */
     int64_t scratch_bytes;
-    void *queue; /* the backend's own: a CUDA stream; NULL on a CPU */
+    void *queue;       /* the backend's own: a CUDA stream; NULL on a CPU */
+    bool own_products; /* on a GPU: no product by a library, all by the kernels of this project */
 };
 
 /* The second act: p gets scratch for `bytes`, or the op ends here when planning. */

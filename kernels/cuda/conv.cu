@@ -1,6 +1,8 @@
 #include "kernels/conv_check.h"
 
 #include "kernels/cuda/dense.h"
+#include "kernels/cuda/kernel_rows.h"
+#include "kernels/cuda/library.h"
 #include "kernels/cuda/product.h"
 
 /* In all products j or k counts a kernel's elements and channels as (a,b,c): neighbours in an
@@ -13,23 +15,6 @@ static int64_t pixels(struct tensor t)
     return t.dim[0] * t.dim[1] * t.dim[2];
 }
 
-static int64_t area(struct tensor w)
-{
-    return w.dim[2] * w.dim[3];
-}
-
-/* w (P,Q,a,b), rows p */
-static by_kernel kernel_by_first(struct tensor w)
-{
-    return by_kernel{ w.dim[1] * area(w), area(w), (int)w.dim[1] };
-}
-
-/* w (P,Q,a,b), rows q */
-static by_kernel kernel_by_second(struct tensor w)
-{
-    return by_kernel{ area(w), w.dim[1] * area(w), (int)w.dim[0] };
-}
-
 /* x as patches below the cells of y's grid */
 static by_patches patches_of(struct tensor x, int64_t side)
 {
@@ -39,41 +24,6 @@ static by_patches patches_of(struct tensor x, int64_t side)
 static by_neighbours neighbours_of(struct tensor x, int sign)
 {
     return by_neighbours{ (int)x.dim[1], (int)x.dim[2], (int)x.dim[3], sign };
-}
-
-enum { LAY_THREADS = 256 };
-
-/* A thread owns an element of the rows. Bound by memory: each weight read and written once, 2.4 MB for
- * the neck's 3×3 in bf16: 1.4 µs on an A100 (1.7 TB/s); the sectors that neighbouring threads share
- * come from L2. */
-template <class T>
-__global__ static void __launch_bounds__(LAY_THREADS)
-    lay_kernel(T *rows, const T *w, by_kernel from, int row, int64_t n)
-{
-    const int64_t own = (int64_t)blockIdx.x * LAY_THREADS + (int)threadIdx.x;
-
-    if (own < n) rows[own] = w[from.at((int)(own / row), (int)(own % row))];
-}
-
-/* Bytes of scratch that laid_out asks for. */
-static int64_t lay_bytes(struct tensor w)
-{
-    return area(w) == 1 ? 0 : dense_round(tensor_bytes(w));
-}
-
-/* The weights in rows of (a,b,c): as they are where one element is the kernel, else in room. */
-template <class T>
-static enum status laid_out(const T **rows, void *room, struct tensor w, by_kernel from,
-                            struct stream *s)
-{
-    const int64_t n = tensor_count(w), row = from.n_c * area(w);
-
-    *rows = (const T *)w.data;
-    if (n == 0 || lay_bytes(w) == 0) return OK;
-    *rows = (const T *)room;
-    LAUNCH((lay_kernel<T>), (unsigned)((n + LAY_THREADS - 1) / LAY_THREADS), LAY_THREADS, 0, s,
-           (T *)room, (const T *)w.data, from, (int)row, n);
-    return OK;
 }
 
 /* Of dy: what its slope and sums need behind the weights. */
@@ -230,6 +180,7 @@ extern "C" enum status conv3x3_fwd_cuda(struct tensor y, struct tensor x, struct
                                         struct stream *s)
 {
     TRY(conv3x3_fwd_check(y, x, w));
+    if (library_conv3x3_takes(x, w, s)) return library_conv3x3_fwd(y, x, w, s);
     BY_DTYPE(w, return (same_fwd<T>(y, x, w, s)));
 }
 
@@ -237,6 +188,10 @@ extern "C" enum status conv3x3_bwd_cuda(struct tensor dx, struct tensor dw, stru
                                         struct tensor x, struct tensor w, struct stream *s)
 {
     TRY(conv3x3_bwd_check(dx, dw, dy, x, w));
+    if (library_conv3x3_takes(x, w, s)) {
+        TRY(library_conv3x3_dx(dx, dy, w, s));
+        dx = tensor_none(); /* dw is of own products: in F32 */
+    }
     BY_DTYPE(w, return (same_bwd<T>(dx, dw, dy, x, w, s)));
 }
 

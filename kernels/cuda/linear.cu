@@ -1,6 +1,7 @@
 #include "kernels/linear_check.h"
 
 #include "kernels/cuda/dense.h"
+#include "kernels/cuda/library.h"
 #include "kernels/cuda/product.h"
 
 /* x (N,I), w (O,I), y (N,O): all operands by rows, w and x or dpre turned where a product sums over
@@ -51,6 +52,7 @@ extern "C" enum status linear_fwd_cuda(struct tensor y, struct tensor pre, struc
                                        struct stream *s)
 {
     TRY(linear_fwd_check(y, pre, x, w, b, act));
+    if (library_linear_takes(x, w, s)) return library_linear_fwd(y, pre, x, w, b, act, s);
     BY_DTYPE(w, return (fwd<T>(y, pre, x, w, b, act, s)));
 }
 
@@ -60,5 +62,7 @@ extern "C" enum status linear_bwd_cuda(struct tensor dx, struct tensor dw, struc
                                        struct stream *s)
 {
     TRY(linear_bwd_check(dx, dw, db, dy, x, w, y, pre, act));
+    if (library_linear_takes(x, w, s))
+        return library_linear_bwd(dx, dw, db, dy, x, w, y, pre, act, s);
     BY_DTYPE(w, return (bwd<T>(dx, dw, db, dy, x, w, y, pre, act, s)));
 }

@@ -152,6 +152,13 @@ static void shapes_are_checked(const struct ops *be)
     OP_SHAPE_ERROR(be->upconv_fwd(y2, none, x, w2, w2, ACT_NONE, s));
     OP_SHAPE_ERROR(be->upconv_bwd(x, w3, b, y2, x, w2, none, none, ACT_NONE, s));
     OP_SHAPE_ERROR(be->upconv_bwd(x, w2, b, y2, x, w2, none, y3, ACT_GELU, s));
+
+    /* beside BF16, F32 is for patch_conv's images alone */
+    struct tensor x16 = OP_ZEROS(BF16, 1, 4, 6, 2), w16 = OP_ZEROS(BF16, 3, 2, 3, 3);
+    struct tensor y16 = OP_ZEROS(BF16, 1, 4, 6, 3);
+
+    OP_SHAPE_ERROR(be->conv3x3_bwd(x, w3, y16, x16, w16, s));
+    OP_SHAPE_ERROR(be->conv3x3_fwd(y16, x, w16, s));
 }
 
 /* What only tensor cores have: how operands come to them, how a product is cut, and images in F32
