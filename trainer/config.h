@@ -106,6 +106,8 @@ struct config_list {
            "tokens; auto: where the device is faster so")                                          \
     CHOICE(run, fuse_upscaling, "auto", "auto|off|on",                                             \
            "the decoder's upscaling, norm and mask product as one op")                             \
+    FLAG(run, own_products, false,                                                                 \
+         "on a GPU: no product by cuBLASLt or cuDNN, all by the kernels of this project")          \
     FLAG(run, one_mask, true,                                                                      \
          "after the first round decode only the mask that is used; off: all four, as the "         \
          "reference does")                                                                         \

@@ -27,6 +27,7 @@ enum status model_create(struct model *m, const struct config *c, const struct p
         .fuse_upscaling = is_on(c->run_fuse_upscaling, ops),
     };
     if (is_on(c->run_fuse_norms, ops)) program_fuse_norms(program);
+    program_own_products(program, c->run_own_products);
     return OK;
 }
 

@@ -353,6 +353,11 @@ void program_fuse_norms(struct program *p)
     p->fuse_norms = true;
 }
 
+void program_own_products(struct program *p, bool own)
+{
+    p->own_products = own;
+}
+
 void program_output(struct program *p, int value)
 {
     p->value[p->value[value].root].output = true;

@@ -117,6 +117,9 @@ struct node *program_node(struct program *p, int value);
 /* A residual sum without dropout and the norm right behind it run as one op, residual_layernorm.h. */
 void program_fuse_norms(struct program *p);
 
+/* Planned for, and to be run on, streams with this flag. */
+void program_own_products(struct program *p, bool own);
+
 /* Nodes recorded from now on belong to this segment / branch; PROGRAM_NONE ends it. */
 void program_segment(struct program *p, int segment);
 void program_branch(struct program *p, int branch);

@@ -190,7 +190,7 @@ static enum status run_steps(const struct program *p, int begin, int end,
 enum status program_plan(struct program *p, const struct ops *ops, enum program_mode mode,
                          bool recompute)
 {
-    struct stream s = { .planning = true };
+    struct stream s = { .planning = true, .own_products = p->own_products };
     const struct program_run dry = { .ops = ops, .stream = &s };
 
     ASSERT(!p->planned);

@@ -188,6 +188,7 @@ static enum status create(struct sam *s)
 {
     TRY(s->ops->open());
     s->stream.queue = s->ops->queue();
+    s->stream.own_products = s->config->run_own_products;
     TRY(sam_precision(s->config, s->ops, &s->compute));
     TRY(params_create(&s->params, s->config));
     TRY(create_encoder(s));

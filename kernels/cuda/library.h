@@ -4,7 +4,7 @@
  * An op asks …_takes, of shapes alone, behind its check, and then hands itself over. Algorithms are
  * chosen by a library's heuristics once a shape, while a program is planned, and kept in tables of
  * fixed size; their workspace is the op's scratch. The same bits on every run: only algorithms whose
- * sums have one order. The emulator has no library (tests/emu/library_emu.c). */
+ * sums have one order. Without a library: library_none.c. */
 #ifndef KERNELS_CUDA_LIBRARY_H
 #define KERNELS_CUDA_LIBRARY_H
 

@@ -164,10 +164,10 @@ __global__ static void __launch_bounds__(BLAS_THREADS)
     float v[4];
 
     if (own >= n) return;
-    element_load4(v, pre + own, 4, true);
+    element_load_lot(v, pre + own);
 #pragma unroll
     for (int c = 0; c < 4; c++) v[c] = activation_value(act, v[c]);
-    element_store4(y + own, v, 4, true);
+    element_store_lot(y + own, v);
 }
 
 /* Rows of whole 16 bytes; the rest, small anyway, is left to own products. */
