@@ -56,22 +56,12 @@ typedef void token_to_image_features_fn(struct tensor z, const struct token_to_i
                                         struct tensor q, struct tensor k, struct tensor x,
                                         struct tensor lse, void *room);
 
-/* The stream for the ops called: what is behind the intermediates. */
-static inline struct stream token_to_image_plain_rest(const struct stream *s, int64_t taken)
-{
-    struct stream rest = *s;
-
-    rest.scratch = (char *)s->scratch + taken;
-    rest.scratch_bytes = s->scratch_bytes - taken;
-    return rest;
-}
-
 static inline enum status token_to_image_plain_fwd(
     const struct ops *be, token_to_image_features_fn *features, int64_t room_bytes, struct tensor y,
     struct tensor lse, struct tensor z, struct tensor q, struct tensor x, struct tensor pe,
     const struct token_to_image_weights *w, int n_heads, struct stream *s)
 {
-    struct stream rest = { .planning = true };
+    struct stream rest = stream_dry(s);
     struct token_to_image_shape g;
     char *scratch;
 
@@ -82,7 +72,7 @@ static inline enum status token_to_image_plain_fwd(
     TRY(be->cross_attention_fwd(y, lse, q, p.k, p.v, tensor_none(), n_heads, &rest));
     STREAM_SCRATCH(s, scratch,
                    p.bytes + (rest.scratch_need > room_bytes ? rest.scratch_need : room_bytes));
-    rest = token_to_image_plain_rest(s, p.bytes);
+    rest = stream_behind(s, p.bytes);
     p = token_to_image_plain_at(scratch, &g, y.dtype, false);
     TRY(token_to_image_plain_keys(be, &p, x, pe, w, &rest));
     TRY(be->cross_attention_fwd(y, lse, q, p.k, p.v, tensor_none(), n_heads, &rest));
@@ -113,7 +103,7 @@ static inline enum status token_to_image_plain_bwd(
     struct tensor z, struct tensor q, struct tensor x, struct tensor pe,
     const struct token_to_image_weights *w, int n_heads, struct stream *s)
 {
-    struct stream rest = { .planning = true };
+    struct stream rest = stream_dry(s);
     struct token_to_image_shape g;
     char *scratch;
 
@@ -123,7 +113,7 @@ static inline enum status token_to_image_plain_bwd(
     TRY(token_to_image_plain_gradients(be, &p, dq, dx, dw, dy, y, lse, q, x, pe, w, n_heads,
                                        &rest));
     STREAM_SCRATCH(s, scratch, p.bytes + rest.scratch_need);
-    rest = token_to_image_plain_rest(s, p.bytes);
+    rest = stream_behind(s, p.bytes);
     p = token_to_image_plain_at(scratch, &g, y.dtype, true);
     TRY(token_to_image_plain_gradients(be, &p, dq, dx, dw, dy, y, lse, q, x, pe, w, n_heads,
                                        &rest));

@@ -84,21 +84,13 @@ static inline enum status upscale_plain_gradients(const struct upscale_plain *f,
     return f->upconv_bwd(dx, dw->w1, dw->b1, t->du1, x, w->w1, none, none, ACT_NONE, s);
 }
 
-/* What is left of s behind the first `own` bytes of its scratch. */
-static inline struct stream upscale_rest(const struct stream *s, char *scratch, int64_t own)
-{
-    struct stream rest = { false, 0, scratch + own, s->scratch_bytes - own, s->queue };
-
-    return rest;
-}
-
 static inline enum status upscale_plain_fwd(const struct upscale_plain *f, struct tensor y,
                                             struct tensor x, const struct upscale_weights *w,
                                             const struct tensor *h, int n_h, float eps,
                                             struct stream *s)
 {
     struct upscale_between t = upscale_layout(NULL, x, w, false);
-    struct stream plan = { true, 0, NULL, 0, NULL };
+    struct stream plan = stream_dry(s);
     void *scratch;
 
     TRY(upscale_plain_features(f, &t, x, w, eps, &plan));
@@ -106,7 +98,7 @@ static inline enum status upscale_plain_fwd(const struct upscale_plain *f, struc
     STREAM_SCRATCH(s, scratch, t.bytes + plan.scratch_need);
     t = upscale_layout((char *)scratch, x, w, false);
 
-    struct stream rest = upscale_rest(s, (char *)scratch, t.bytes);
+    struct stream rest = stream_behind(s, t.bytes);
 
     TRY(upscale_plain_features(f, &t, x, w, eps, &rest));
     return f->mask_product_fwd(y, h, n_h, t.u2, &rest);
@@ -120,7 +112,7 @@ static inline enum status upscale_plain_bwd(const struct upscale_plain *f, struc
                                             struct stream *s)
 {
     struct upscale_between t = upscale_layout(NULL, x, w, true);
-    struct stream plan = { true, 0, NULL, 0, NULL };
+    struct stream plan = stream_dry(s);
     void *scratch;
 
     TRY(upscale_plain_features(f, &t, x, w, eps, &plan));
@@ -128,7 +120,7 @@ static inline enum status upscale_plain_bwd(const struct upscale_plain *f, struc
     STREAM_SCRATCH(s, scratch, t.bytes + plan.scratch_need);
     t = upscale_layout((char *)scratch, x, w, true);
 
-    struct stream rest = upscale_rest(s, (char *)scratch, t.bytes);
+    struct stream rest = stream_behind(s, t.bytes);
 
     TRY(upscale_plain_features(f, &t, x, w, eps, &rest));
     return upscale_plain_gradients(f, &t, dx, dw, dh, dy, x, w, h, n_h, &rest);

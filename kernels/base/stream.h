@@ -21,6 +21,26 @@ struct stream {
     bool own_products; /* on a GPU: no product by a library, all by the kernels of this project */
 };
 
+/* For an op made of ops. s to plan their scratch on, apart from its own; and what is left of s behind the
+ * first `taken` bytes of its scratch. */
+static inline struct stream stream_dry(const struct stream *s)
+{
+    struct stream dry = *s;
+
+    dry.planning = true;
+    dry.scratch_need = 0;
+    return dry;
+}
+
+static inline struct stream stream_behind(const struct stream *s, int64_t taken)
+{
+    struct stream rest = *s;
+
+    rest.scratch = (char *)s->scratch + taken;
+    rest.scratch_bytes = s->scratch_bytes - taken;
+    return rest;
+}
+
 /* The second act: p gets scratch for `bytes`, or the op ends here when planning. */
 #define STREAM_SCRATCH(s, p, bytes)                                                                \
     do {                                                                                           \

@@ -25,7 +25,7 @@ enum status residual_layernorm_bwd_cpu(struct tensor dx, struct tensor db, struc
     TRY(residual_layernorm_bwd_check(dx, db, dgamma, dbeta, dsum, dy, sum, gamma, mean, rstd,
                                      scale));
     const struct tensor beta = gamma; /* without an activation only its shape is looked at */
-    struct stream norm = { .planning = true };
+    struct stream norm = stream_dry(s);
     struct tensor d = sum;
     char *scratch; /* d, then what layernorm_bwd asks for */
 
