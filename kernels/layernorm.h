@@ -4,7 +4,8 @@
  *   mean[n] = 1/C Σc x[n,c]        rstd[n] = 1/√(1/C Σc (x[n,c] − mean[n])² + eps)
  *   y[n,c]  = act((x[n,c] − mean[n]) · rstd[n] · gamma[c] + beta[c])     act: ACT_NONE or ACT_GELU
  *
- *   x y dx dy (…,C), leading dims folded into N; y may alias x when no backward follows
+ *   x y dx dy (…,C), leading dims folded into N; y may alias x of its own type when no
+ *   backward follows. In BF16, x and dx may be F32 beside y and dy in BF16
  *   gamma beta dgamma dbeta (C)    mean rstd (N) f32, written forward, read backward
  *   Two-pass variance. Deterministic, independent of the number of threads. N = 0 is allowed. */
 #ifndef KERNELS_LAYERNORM_H

@@ -2,6 +2,15 @@
 
 #include "kernels/linear_check.h"
 
+/* y, or dy: as wide as x, or narrower. */
+static enum status result_check(const char *op, const char *operand, struct tensor y,
+                                struct tensor x)
+{
+    TRY(tensor_expect_real(op, operand, y));
+    return linear_rows_check(op, operand, y, x.dtype == F32 ? y.dtype : x.dtype, tensor_rows(x),
+                             tensor_cols(x), false);
+}
+
 static enum status inputs_check(const char *op, struct tensor mean, struct tensor rstd,
                                 struct tensor x, struct tensor gamma, struct tensor beta,
                                 enum activation act)
@@ -25,8 +34,7 @@ enum status layernorm_fwd_check(struct tensor y, struct tensor mean, struct tens
                                 enum activation act)
 {
     TRY(inputs_check("layernorm_fwd", mean, rstd, x, gamma, beta, act));
-    return linear_rows_check("layernorm_fwd", "y", y, x.dtype, tensor_rows(x), tensor_cols(x),
-                             false);
+    return result_check("layernorm_fwd", "y", y, x);
 }
 
 enum status layernorm_bwd_check(struct tensor dx, struct tensor dgamma, struct tensor dbeta,
@@ -38,7 +46,7 @@ enum status layernorm_bwd_check(struct tensor dx, struct tensor dgamma, struct t
     const int64_t rows = tensor_rows(x), cols = tensor_cols(x);
 
     TRY(inputs_check(op, mean, rstd, x, gamma, beta, act));
-    TRY(linear_rows_check(op, "dy", dy, x.dtype, rows, cols, false));
+    TRY(result_check(op, "dy", dy, x));
     TRY(linear_rows_check(op, "dx", dx, x.dtype, rows, cols, true));
     if (!tensor_is_none(dgamma)) TENSOR_EXPECT(op, dgamma, F32, cols);
     if (!tensor_is_none(dbeta)) TENSOR_EXPECT(op, dbeta, F32, cols);

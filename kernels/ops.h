@@ -11,7 +11,9 @@
  * lse) and gradients of parameters are F32. Sums are in f32 at least; a result is rounded once.
  * Mixed, each operand by its own dtype: add (a b da db: parameters and collected gradients are F32),
  * patch_conv's x and dx (images and fed-back masks are F32), slice (y dy may be F32: heads), and
- * mask_product's y and dy (logits are F32). What follows logits is F32.
+ * mask_product's y and dy (logits are F32). A stream of residual sums may be F32 beside branches in
+ * BF16: x y dx dy of residual, x dx of layernorm, x sum dx dsum of residual_layernorm. What follows
+ * logits is F32.
  *
  * OPS_LIST is the only list of ops: the table, the gaps (ops_missing) and docs/kernels.md follow
  * from it. */

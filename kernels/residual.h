@@ -5,8 +5,10 @@
  *   rng_uniform(key', i) ≥ p, key' = rng_sub({key[0], key[1]}, salt): drawn again backward, nothing
  *   is stored. p = 0: no dropout, key may be none.
  *   scale (1) f32, or none: 1. It carries drop path: 0 or 1/(1−rate) (Huang et al., 2016).
- *   x b y dx dy db: one shape.   key (2) i64: seed and stream, the bits of two uint64.
- *   y may alias x or b.
+ *   x b y dx dy db: one shape. In BF16, x y dx dy may be F32, all of them, beside b and db in BF16:
+ *   a stream of sums is not rounded at every sum.
+ *   key (2) i64: seed and stream, the bits of two uint64.
+ *   y may alias x, or b of its own type.
  *
  * add: y = a + b, with a and b each of y's shape, or without y's leading dimension, or with it 1:
  *   then shared by all, and its gradient is the sum over the leading dimension, in order.

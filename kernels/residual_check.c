@@ -6,6 +6,14 @@ static enum status same_as(const char *op, const char *operand, struct tensor t,
     return tensor_expect(op, operand, t, y.dtype, y.n_dims, y.dim);
 }
 
+/* A branch is as wide as the sum, or narrower. */
+static enum status branch_check(const char *op, const char *operand, struct tensor t,
+                                struct tensor y)
+{
+    TRY(tensor_expect_real(op, operand, t));
+    return tensor_expect(op, operand, t, y.dtype == F32 ? t.dtype : y.dtype, y.n_dims, y.dim);
+}
+
 static enum status attributes_check(const char *op, struct tensor scale, struct tensor key, float p)
 {
     if (!tensor_is_none(scale)) TENSOR_EXPECT(op, scale, F32, 1);
@@ -22,7 +30,7 @@ enum status residual_fwd_check(struct tensor y, struct tensor x, struct tensor b
 
     TRY(same_as(op, "y", y, y));
     if (!tensor_is_none(x)) TRY(same_as(op, "x", x, y));
-    TRY(same_as(op, "b", b, y));
+    TRY(branch_check(op, "b", b, y));
     return attributes_check(op, scale, key, p);
 }
 
@@ -33,7 +41,7 @@ enum status residual_bwd_check(struct tensor dx, struct tensor db, struct tensor
 
     TRY(same_as(op, "dy", dy, dy));
     if (!tensor_is_none(dx)) TRY(same_as(op, "dx", dx, dy));
-    if (!tensor_is_none(db)) TRY(same_as(op, "db", db, dy));
+    if (!tensor_is_none(db)) TRY(branch_check(op, "db", db, dy));
     return attributes_check(op, scale, key, p);
 }
 

@@ -6,10 +6,11 @@
  * Backward: dsum is the gradient of sum from its other consumers, none: zero. With
  *   d = dsum + (the gradient of layernorm at sum, from dy):    dx = d    db = scale · d
  *
- *   x b sum y dx db dsum dy (…,C): one shape, leading dims folded into N
+ *   x b sum y dx db dsum dy (…,C): one shape, leading dims folded into N. In BF16, x sum dx dsum may
+ *   be F32, all of them, beside b y db dy in BF16
  *   scale (1) f32, or none: 1
  *   gamma beta dgamma dbeta (C)    mean rstd (N) f32, written forward, read backward
- *   sum may alias x or b; dx without add may alias dsum.
+ *   sum may alias x, or b of its own type; dx without add may alias dsum.
  *   Deterministic, independent of the number of threads. N = 0 is allowed. */
 #ifndef KERNELS_RESIDUAL_LAYERNORM_H
 #define KERNELS_RESIDUAL_LAYERNORM_H

@@ -58,6 +58,7 @@ void image_encoder_build(struct model *m, int64_t n, bool keep_blocks, struct im
     x = program_patch_conv(p, e->image, model_param(m, "image_encoder.patch_embed.proj.weight"),
                            model_param(m, "image_encoder.patch_embed.proj.bias"), ACT_NONE);
     pos = model_param(m, "image_encoder.pos_embed"); /* (1,H,W,C) */
+    program_stream(p, true);                         /* 2 depth + 1 sums: docs/numerics.md */
     x = program_add(p, x, pos);                      /* (N,H,W,C) */
     for (int i = 0; i < (int)c->model_depth; i++) {
         program_segment(p, i);
@@ -66,6 +67,7 @@ void image_encoder_build(struct model *m, int64_t n, bool keep_blocks, struct im
         if (keep_blocks) program_output(p, x);
     }
     program_segment(p, PROGRAM_NONE);
+    program_stream(p, false);
     x = program_patch_conv(p, x, model_param(m, "image_encoder.neck.0.weight"), PROGRAM_NONE,
                            ACT_NONE);
     x = model_layernorm(m, x, 1e-6f, ACT_NONE, "image_encoder.neck.1");

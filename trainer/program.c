@@ -145,6 +145,15 @@ static struct tensor like(struct program *p, int value)
     return t;
 }
 
+/* A sum shaped like that value: the stream's is F32. */
+static struct tensor sum_like(struct program *p, int value)
+{
+    struct tensor t = like(p, value);
+
+    if (p->stream) t.dtype = F32;
+    return t;
+}
+
 /* y and, behind a GELU, what went into it. */
 static int activated(struct program *p, struct node *n, struct tensor shape, enum activation act)
 {
@@ -264,14 +273,13 @@ int program_residual(struct program *p, int x, int b, int scale, int key, float 
 
     n->dropout = dropout;
     n->salt = salt;
-    return add_output(p, like(p, b));
+    return add_output(p, sum_like(p, b));
 }
 
 int program_add(struct program *p, int a, int b)
 {
     new_node(p, NODE_ADD, (int[]){ a, b }, 2);
-    return add_output(p, tensor_count(like(p, a)) >= tensor_count(like(p, b)) ? like(p, a)
-                                                                              : like(p, b));
+    return add_output(p, sum_like(p, tensor_count(like(p, a)) >= tensor_count(like(p, b)) ? a : b));
 }
 
 int program_slice(struct program *p, int x, int64_t first, int64_t n, enum dtype dtype)
@@ -367,6 +375,11 @@ struct node *program_node(struct program *p, int value)
 {
     ASSERT(p->value[value].node != PROGRAM_NONE);
     return p->node + p->value[value].node;
+}
+
+void program_stream(struct program *p, bool on)
+{
+    p->stream = on;
 }
 
 void program_segment(struct program *p, int segment)

@@ -5,8 +5,8 @@
  * writes a model's backward by hand.
  *
  * A program computes in F32 or in BF16 (the rule of precision: kernels/ops.h). In BF16, values that lie in its block and their
- * gradients are BF16 unless an op says otherwise, weights of products are read from a BF16 copy of the parameter buffer, and
- * gradients of parameters and externals stay F32.
+ * gradients are BF16 unless an op says otherwise or they are sums of a stream (program_stream), weights of products are read
+ * from a BF16 copy of the parameter buffer, and gradients of parameters and externals stay F32.
  *
  * Values are ints: indices of what a program knows. A value is a parameter, an external (the caller's memory, bound
  * before a run), or lives in the program's block; a view shares another value's memory and gradient.
@@ -119,6 +119,10 @@ void program_fuse_norms(struct program *p);
 
 /* Planned for, and to be run on, streams with this flag. */
 void program_own_products(struct program *p, bool own);
+
+/* While on, sums that residual and add record are kept in F32, and so are their gradients: a stream of
+ * sums is not rounded at every sum. A norm reads it, and what it makes is in what the program computes in. */
+void program_stream(struct program *p, bool on);
 
 /* Nodes recorded from now on belong to this segment / branch; PROGRAM_NONE ends it. */
 void program_segment(struct program *p, int segment);

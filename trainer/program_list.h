@@ -55,7 +55,7 @@ struct program {
     int n_values, room_values, n_nodes, room_nodes, n_steps, n_forward;
     enum dtype compute;
     int segment, branch; /* of nodes being recorded */
-    bool fuse_norms, own_products, planned;
+    bool fuse_norms, own_products, stream, planned;
     int64_t bytes, scratch;
 };
 

@@ -173,6 +173,23 @@ template <int N, class T> static inline bool element_aligned(const T *p, int64_t
     return (uintptr_t)p % (bytes < 16 ? bytes : 16) == 0 && n_c % N == 0;
 }
 
+/* Runs the statement with S and T as the element types of two tensors, the first as wide as the
+ * second or wider; in a function that returns a status. */
+#define BY_DTYPES(s, t, ...)                                                                       \
+    do {                                                                                           \
+        if ((s).dtype == BF16) {                                                                   \
+            typedef bf16 S, T;                                                                     \
+            __VA_ARGS__;                                                                           \
+        } else if ((t).dtype == BF16) {                                                            \
+            typedef float S;                                                                       \
+            typedef bf16 T;                                                                        \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            typedef float S, T;                                                                    \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
 /* Runs the statement with T as the tensor's element type; in a function that returns a status. */
 #define BY_DTYPE(t, ...)                                                                           \
     do {                                                                                           \

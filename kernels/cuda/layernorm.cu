@@ -9,11 +9,12 @@ extern "C" enum status layernorm_fwd_cuda(struct tensor y, struct tensor mean, s
     TRY(layernorm_fwd_check(y, mean, rstd, x, gamma, beta, act));
     STREAM_NO_SCRATCH(s);
 
-    BY_DTYPE(x, const norm_fwd<T> p = { (T *)y.data, (float *)mean.data, (float *)rstd.data,
-                                        (const T *)x.data, (const float *)gamma.data,
-                                        (const float *)beta.data, eps, act == ACT_GELU, NULL, NULL,
-                                        NULL };
-             return norm_fwd_launch(p, tensor_rows(x), tensor_cols(x), s));
+    BY_DTYPES(x, y,
+              const norm_fwd<S, T> p = { (T *)y.data, (float *)mean.data, (float *)rstd.data,
+                                         (const S *)x.data, (const float *)gamma.data,
+                                         (const float *)beta.data, eps, act == ACT_GELU, NULL, NULL,
+                                         NULL };
+              return norm_fwd_launch(p, tensor_rows(x), tensor_cols(x), s));
 }
 
 extern "C" enum status layernorm_bwd_cuda(struct tensor dx, struct tensor dgamma,
@@ -28,10 +29,10 @@ extern "C" enum status layernorm_bwd_cuda(struct tensor dx, struct tensor dgamma
 
     STREAM_SCRATCH(s, scratch, norm_bwd_scratch(n_rows, n_c));
 
-    BY_DTYPE(x, norm_bwd<T> p = {}; p.dx = (T *)dx.data; p.add_x = dx.add;
-             p.dy = (const T *)dy.data; p.x = (const T *)x.data;
-             p.gamma = (const float *)gamma.data; p.beta = (const float *)beta.data;
-             p.mean = (const float *)mean.data; p.rstd = (const float *)rstd.data;
-             p.with_gelu = act == ACT_GELU;
-             return norm_bwd_launch(p, dgamma, dbeta, (float *)scratch, n_rows, n_c, s));
+    BY_DTYPES(x, dy, norm_bwd<S, T> p = {}; p.dx = (S *)dx.data; p.add_x = dx.add;
+              p.dy = (const T *)dy.data; p.x = (const S *)x.data;
+              p.gamma = (const float *)gamma.data; p.beta = (const float *)beta.data;
+              p.mean = (const float *)mean.data; p.rstd = (const float *)rstd.data;
+              p.with_gelu = act == ACT_GELU;
+              return norm_bwd_launch(p, dgamma, dbeta, (float *)scratch, n_rows, n_c, s));
 }

@@ -1,5 +1,6 @@
 /* Rows normalised, forward and backward, behind a residual sum where there is one: the kernels of
- * layernorm and of residual_layernorm. T: what activations are kept in; sums are in float.
+ * layernorm and of residual_layernorm. S: what x, the residual sum and their gradients are kept in;
+ * T: what y, b and theirs are. Arithmetic is in float.
  *
  * Backward, of one order whatever runs: rows of a chunk by turns of teams, teams, then chunks; what
  * a chunk is follows from the number of rows. */
@@ -25,14 +26,14 @@ DEVICE int64_t norm_own_row(const norm_shape &shape)
     return row < shape.n_rows ? row : -1;
 }
 
-template <class T> struct norm_fwd {
+template <class S, class T> struct norm_fwd {
     T *y;
     float *mean, *rstd;
-    const T *x;
+    const S *x;
     const float *gamma, *beta;
     float eps;
     bool with_gelu;
-    T *sum; /* x + scale b is stored here, and its rounded value normalised; or all three NULL */
+    S *sum; /* x + scale b is stored here, and its rounded value normalised; or all three NULL */
     const T *b;
     const float *scale; /* or NULL: 1 */
 };
@@ -40,19 +41,19 @@ template <class T> struct norm_fwd {
 /* Forward. A group of lanes owns a row, so that a warp works on one row of 128 channels (256 in bf16)
  * or more, or on several short ones; a block on 8 to 256 rows. A row is read once and kept in
  * registers: ITEMS lots of WIDTH elements a lane; ITEMS 0: read again for each pass (it is in L1 by
- * then). Bound by memory: 8 bytes an element, 4 in bf16; with the residual 16 and 8, where two ops
- * move 20 and 10. gamma and beta come from L2.
+ * then). Bound by memory: 8 bytes an element, 4 in bf16, 6 where x alone is F32; with the residual
+ * 16, 8 and 12, where two ops move 20, 10 and 16. gamma and beta come from L2.
  * The sums are of one order: lanes by turns of xor. What is left around a mean that rounding has
  * moved corrects it, and the variance. */
-template <class T, int WIDTH, int ITEMS>
+template <class S, class T, int WIDTH, int ITEMS>
 __global__ static void __launch_bounds__(NORM_THREADS)
-    norm_fwd_rows(norm_fwd<T> p, const norm_shape shape)
+    norm_fwd_rows(norm_fwd<S, T> p, const norm_shape shape)
 {
     const int lane = (int)threadIdx.x % shape.lanes, step = shape.lanes * WIDTH;
     const int64_t row = norm_own_row(shape), first = (row >= 0 ? row : 0) * shape.n_c;
     const int end = row >= 0 ? shape.n_c : 0;
     const float n_c = (float)shape.n_c, scale = p.scale ? *p.scale : 1;
-    const T *const again = p.b ? p.sum : p.x;
+    const S *const again = p.b ? p.sum : p.x;
     float kept[ITEMS ? ITEMS : 1][WIDTH], sum = 0, squares = 0, rest = 0;
 
 #pragma unroll
@@ -66,7 +67,7 @@ __global__ static void __launch_bounds__(NORM_THREADS)
 
             element_load_lot(b, p.b + first + c);
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++) v[k] = element_rounded<T>(v[k] + scale * b[k]);
+            for (int k = 0; k < WIDTH; k++) v[k] = element_rounded<S>(v[k] + scale * b[k]);
             element_store_lot(p.sum + first + c, v);
         }
 #pragma unroll
@@ -113,10 +114,13 @@ __global__ static void __launch_bounds__(NORM_THREADS)
 }
 
 /* dx and db are of d = dsum + the norm's gradient: d, and scale d. Without dsum or db they are NULL. */
-template <class T> struct norm_bwd {
-    T *dx, *db;
+template <class S, class T> struct norm_bwd {
+    S *dx;
+    T *db;
     bool add_x, add_b;
-    const T *dsum, *dy, *x;
+    const S *dsum;
+    const T *dy;
+    const S *x;
     const float *gamma, *beta, *mean, *rstd, *scale;
     bool with_gelu;
 };
@@ -186,14 +190,15 @@ DEVICE void norm_column_sums(float *out, float (&own)[ITEMS][WIDTH],
  * d = dsum + rstd (g gamma − mean_c(g gamma) − xhat mean_c(g gamma xhat)), and Σ g xhat, Σ g.
  * A block owns a chunk of rows, a team of threads two rows at a time, a thread 8 channels of them,
  * which it keeps from the loads to the stores; so the channels' sums stay in registers for the whole
- * chunk, and dy, x and dsum are read once: 12 bytes an element, 6 in bf16; with the residual 20
- * and 10, where two ops move 28 and 14. Bound by memory, and for few rows by latency: two rows,
- * because that is 64 to 96 bytes a thread under way, and half the barriers.
+ * chunk, and dy, x and dsum are read once: 12 bytes an element, 6 in bf16, 10 where x alone is F32;
+ * with the residual 20, 10 and 16, where two ops move 28, 14 and 24. Bound by memory, and for few
+ * rows by latency: two rows, because that is 64 to 96 bytes a thread under way in bf16, 96 to 160
+ * with x in F32, and half the barriers.
  * The chunks' sums are 2 C floats each, at most 256 chunks: at 4096 rows of bf16 another 1/6 of the
  * traffic, to L2. NULL: not wanted. */
-template <class T, int WIDTH>
+template <class S, class T, int WIDTH>
 __global__ static void __launch_bounds__(NORM_THREADS, 2)
-    norm_bwd_teams(norm_bwd<T> p, float *sums, const norm_shape shape, int64_t chunk)
+    norm_bwd_teams(norm_bwd<S, T> p, float *sums, const norm_shape shape, int64_t chunk)
 {
     enum { ITEMS = NORM_COLUMNS / WIDTH };
     __shared__ float part[2][NORM_ROWS][2][NORM_WARPS];
@@ -277,9 +282,9 @@ __global__ static void __launch_bounds__(NORM_THREADS, 2)
 /* The same where rows do not lie on 16 bytes or are longer than a team: dx and db, by rows as
  * forward, element by element; x and dy are read twice, the second time from L1. No model has such
  * rows. */
-template <class T>
+template <class S, class T>
 __global__ static void __launch_bounds__(NORM_THREADS)
-    norm_bwd_rows(norm_bwd<T> p, const norm_shape shape)
+    norm_bwd_rows(norm_bwd<S, T> p, const norm_shape shape)
 {
     const int lane = (int)threadIdx.x % shape.lanes;
     const int64_t row = norm_own_row(shape), first = (row >= 0 ? row : 0) * shape.n_c;
@@ -318,9 +323,9 @@ enum { NORM_STRIPES = NORM_WARPS };
 
 /* Its sums over a chunk: a block owns a chunk and 32 columns, a warp each eighth row of it. The
  * warps' sums meet in shared memory, in order. */
-template <class T>
+template <class S, class T>
 __global__ static void __launch_bounds__(NORM_THREADS)
-    norm_bwd_chunks(float *sums, norm_bwd<T> p, int64_t n_rows, int64_t chunk, int n_c)
+    norm_bwd_chunks(float *sums, norm_bwd<S, T> p, int64_t n_rows, int64_t chunk, int n_c)
 {
     __shared__ float part[2][NORM_STRIPES][32];
     const int column = (int)threadIdx.x % 32, stripe = (int)threadIdx.x / 32;
@@ -386,25 +391,25 @@ static inline norm_shape norm_shape_of(int64_t n_rows, int64_t n_c, int width)
     return shape;
 }
 
-template <int N, class T> static bool norm_in_lots(const norm_fwd<T> &p, int64_t n_c)
+template <int N, class S, class T> static bool norm_in_lots(const norm_fwd<S, T> &p, int64_t n_c)
 {
     return element_aligned<N>(p.y, n_c) && element_aligned<N>(p.x, n_c) &&
            element_aligned<N>(p.sum, n_c) && element_aligned<N>(p.b, n_c) &&
            element_aligned<N>(p.gamma, n_c) && element_aligned<N>(p.beta, n_c);
 }
 
-template <class T>
-static enum status norm_fwd_launch(const norm_fwd<T> &p, int64_t n_rows, int64_t n_c,
+template <class S, class T>
+static enum status norm_fwd_launch(const norm_fwd<S, T> &p, int64_t n_rows, int64_t n_c,
                                    struct stream *s)
 {
-    enum { N = element_lot<T>::WIDTH };
+    enum { N = element_lot<S, T>::WIDTH };
     const bool in_lots = norm_in_lots<N>(p, n_c), in_fours = norm_in_lots<4>(p, n_c);
     const norm_shape shape = norm_shape_of(n_rows, n_c, in_lots ? (int)N : in_fours ? 4 : 1);
     const unsigned n_blocks = norm_pieces(n_rows, NORM_THREADS / shape.lanes);
 
     if (n_rows == 0) return OK;
 #define NORM_FWD(width, items)                                                                     \
-    LAUNCH((norm_fwd_rows<T, width, items>), n_blocks, NORM_THREADS, 0, s, p, shape)
+    LAUNCH((norm_fwd_rows<S, T, width, items>), n_blocks, NORM_THREADS, 0, s, p, shape)
     if (!in_lots && in_fours && n_c <= 128)
         NORM_FWD(4, 1);
     else if (!in_lots && in_fours)
@@ -438,7 +443,7 @@ static inline int64_t norm_bwd_scratch(int64_t n_rows, int64_t n_c)
     return norm_pieces(n_rows, norm_chunk(n_rows)) * 2 * n_c * (int64_t)sizeof(float);
 }
 
-template <int N, class T> static bool norm_in_lots(const norm_bwd<T> &p, int64_t n_c)
+template <int N, class S, class T> static bool norm_in_lots(const norm_bwd<S, T> &p, int64_t n_c)
 {
     return n_c <= NORM_TEAM_C && element_aligned<N>(p.dx, n_c) && element_aligned<N>(p.db, n_c) &&
            element_aligned<N>(p.dsum, n_c) && element_aligned<N>(p.dy, n_c) &&
@@ -446,49 +451,50 @@ template <int N, class T> static bool norm_in_lots(const norm_bwd<T> &p, int64_t
            element_aligned<N>(p.beta, n_c);
 }
 
-template <class T, int WIDTH>
-static enum status norm_bwd_by_teams(const norm_bwd<T> &p, float *sums, int64_t n_rows, int64_t n_c,
-                                     struct stream *s)
+template <class S, class T, int WIDTH>
+static enum status norm_bwd_by_teams(const norm_bwd<S, T> &p, float *sums, int64_t n_rows,
+                                     int64_t n_c, struct stream *s)
 {
     norm_shape shape = norm_shape_of(n_rows, n_c, NORM_COLUMNS);
 
     if (n_c > 32 * NORM_COLUMNS) shape.lanes = (int)norm_pieces(n_c, 32 * NORM_COLUMNS) * 32;
-    LAUNCH((norm_bwd_teams<T, WIDTH>), norm_pieces(n_rows, norm_chunk(n_rows)),
+    LAUNCH((norm_bwd_teams<S, T, WIDTH>), norm_pieces(n_rows, norm_chunk(n_rows)),
            (unsigned)(NORM_THREADS / shape.lanes * shape.lanes), 0, s, p, sums, shape,
            norm_chunk(n_rows));
     return OK;
 }
 
-template <class T>
-static enum status norm_bwd_by_elements(const norm_bwd<T> &p, float *sums, int64_t n_rows,
+template <class S, class T>
+static enum status norm_bwd_by_elements(const norm_bwd<S, T> &p, float *sums, int64_t n_rows,
                                         int64_t n_c, struct stream *s)
 {
     const norm_shape shape = norm_shape_of(n_rows, n_c, 1);
     const int64_t chunk = norm_chunk(n_rows);
 
     if (sums)
-        LAUNCH(norm_bwd_chunks<T>, dim3(norm_pieces(n_rows, chunk), norm_pieces(n_c, 32)),
+        LAUNCH((norm_bwd_chunks<S, T>), dim3(norm_pieces(n_rows, chunk), norm_pieces(n_c, 32)),
                NORM_THREADS, 0, s, sums, p, n_rows, chunk, (int)n_c);
     if (p.dx || p.db)
-        LAUNCH(norm_bwd_rows<T>, norm_pieces(n_rows, NORM_THREADS / shape.lanes), NORM_THREADS, 0,
-               s, p, shape);
+        LAUNCH((norm_bwd_rows<S, T>), norm_pieces(n_rows, NORM_THREADS / shape.lanes), NORM_THREADS,
+               0, s, p, shape);
     return OK;
 }
 
 /* sums: norm_bwd_scratch bytes */
-template <class T>
-static enum status norm_bwd_launch(const norm_bwd<T> &p, struct tensor dgamma, struct tensor dbeta,
-                                   float *sums, int64_t n_rows, int64_t n_c, struct stream *s)
+template <class S, class T>
+static enum status norm_bwd_launch(const norm_bwd<S, T> &p, struct tensor dgamma,
+                                   struct tensor dbeta, float *sums, int64_t n_rows, int64_t n_c,
+                                   struct stream *s)
 {
-    enum { N = element_lot<T>::WIDTH };
+    enum { N = element_lot<S, T>::WIDTH };
     float *const wanted = dgamma.data || dbeta.data ? sums : NULL;
 
     if (n_rows == 0)
         ;
     else if (norm_in_lots<N>(p, n_c))
-        TRY((norm_bwd_by_teams<T, N>(p, wanted, n_rows, n_c, s)));
+        TRY((norm_bwd_by_teams<S, T, N>(p, wanted, n_rows, n_c, s)));
     else if (norm_in_lots<4>(p, n_c))
-        TRY((norm_bwd_by_teams<T, 4>(p, wanted, n_rows, n_c, s)));
+        TRY((norm_bwd_by_teams<S, T, 4>(p, wanted, n_rows, n_c, s)));
     else
         TRY(norm_bwd_by_elements(p, wanted, n_rows, n_c, s));
     if (!wanted) return OK;

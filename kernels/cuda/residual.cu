@@ -40,16 +40,17 @@ template <int N> DEVICE void factors(float (&f)[N], const dropout &d, int64_t i)
     }
 }
 
-/* A thread owns a lot of neighbouring elements, 16 bytes of each tensor, a warp 512, a block 4 KiB.
- * x and b are read once, y is written once; the scale and the key come from L1.
- * Bound by memory: 12 bytes an element in f32, 6 in bf16, against 25 integer operations of dropout's
- * generator. Four or eight, because a counter of the generator gives four numbers: nothing is drawn
- * twice. */
-template <class T>
+/* y and x of S, b of T. A thread owns a lot of neighbouring elements, 16 bytes of each tensor, a warp
+ * 512, a block 4 KiB; of what is F32 beside BF16 twice as many, in two accesses to one sector. x and b
+ * are read once, y is written once; the scale and the key come from L1.
+ * Bound by memory: 12 bytes an element in f32, 6 in bf16, 10 where b alone is, against 25 integer
+ * operations of dropout's generator. Four or eight, because a counter of the generator gives four
+ * numbers: nothing is drawn twice. */
+template <class S, class T>
 __global__ static void __launch_bounds__(THREADS)
-    fwd(T *y, const T *x, const T *b, const dropout d, int64_t n, bool aligned)
+    fwd(S *y, const S *x, const T *b, const dropout d, int64_t n, bool aligned)
 {
-    enum { N = element_lot<T>::WIDTH };
+    enum { N = element_lot<S, T>::WIDTH };
     const int64_t i = ((int64_t)blockIdx.x * THREADS + (int)threadIdx.x) * N;
     float f[N], sum[N] = {}, v[N];
 
@@ -63,13 +64,13 @@ __global__ static void __launch_bounds__(THREADS)
 }
 
 /* As forward. dy is read once, a wanted gradient is written once and read before where it adds.
- * Bound by memory: 12 to 20 bytes an element in f32, half in bf16. The factors are drawn again: 25
- * integer operations are cheaper than a byte stored forward. */
-template <class T>
+ * Bound by memory: 12 to 20 bytes an element in f32, half in bf16, 10 to 16 where db alone is. The
+ * factors are drawn again: 25 integer operations are cheaper than a byte stored forward. */
+template <class S, class T>
 __global__ static void __launch_bounds__(THREADS)
-    bwd(T *dx, bool add_x, T *db, bool add_b, const T *dy, const dropout d, int64_t n, bool aligned)
+    bwd(S *dx, bool add_x, T *db, bool add_b, const S *dy, const dropout d, int64_t n, bool aligned)
 {
-    enum { N = element_lot<T>::WIDTH };
+    enum { N = element_lot<S, T>::WIDTH };
     const int64_t i = ((int64_t)blockIdx.x * THREADS + (int)threadIdx.x) * N;
     float g[N];
 
@@ -93,17 +94,18 @@ static unsigned blocks_of(int64_t n, int width)
     return (unsigned)((n + block - 1) / block);
 }
 
-template <class T>
+template <class S, class T>
 static enum status launch_fwd(struct tensor y, struct tensor x, struct tensor b, const dropout &d,
                               struct stream *s)
 {
-    enum { N = element_lot<T>::WIDTH };
+    enum { N = element_lot<S, T>::WIDTH };
     const int64_t n = tensor_count(y);
-    T *const to = (T *)y.data;
-    const T *const from = (const T *)x.data, *const branch = (const T *)b.data;
+    S *const to = (S *)y.data;
+    const S *const from = (const S *)x.data;
+    const T *const branch = (const T *)b.data;
 
     if (n == 0) return OK;
-    LAUNCH(fwd<T>, blocks_of(n, N), THREADS, 0, s, to, from, branch, d, n,
+    LAUNCH((fwd<S, T>), blocks_of(n, N), THREADS, 0, s, to, from, branch, d, n,
            element_aligned<N>(to, 0) && element_aligned<N>(from, 0) &&
                element_aligned<N>(branch, 0));
     return OK;
@@ -116,20 +118,21 @@ extern "C" enum status residual_fwd_cuda(struct tensor y, struct tensor x, struc
     TRY(residual_fwd_check(y, x, b, scale, key, p));
     STREAM_NO_SCRATCH(s);
 
-    BY_DTYPE(y, return launch_fwd<T>(y, x, b, dropout_of(scale, key, p, salt), s));
+    BY_DTYPES(y, b, return (launch_fwd<S, T>(y, x, b, dropout_of(scale, key, p, salt), s)));
 }
 
-template <class T>
+template <class S, class T>
 static enum status launch_bwd(struct tensor dx, struct tensor db, struct tensor dy,
                               const dropout &d, struct stream *s)
 {
-    enum { N = element_lot<T>::WIDTH };
+    enum { N = element_lot<S, T>::WIDTH };
     const int64_t n = tensor_count(dy);
-    T *const to_x = (T *)dx.data, *const to_b = (T *)db.data;
-    const T *const from = (const T *)dy.data;
+    S *const to_x = (S *)dx.data;
+    T *const to_b = (T *)db.data;
+    const S *const from = (const S *)dy.data;
 
     if (n == 0 || (!to_x && !to_b)) return OK;
-    LAUNCH(bwd<T>, blocks_of(n, N), THREADS, 0, s, to_x, dx.add, to_b, db.add, from, d, n,
+    LAUNCH((bwd<S, T>), blocks_of(n, N), THREADS, 0, s, to_x, dx.add, to_b, db.add, from, d, n,
            element_aligned<N>(to_x, 0) && element_aligned<N>(to_b, 0) &&
                element_aligned<N>(from, 0));
     return OK;
@@ -142,7 +145,10 @@ extern "C" enum status residual_bwd_cuda(struct tensor dx, struct tensor db, str
     TRY(residual_bwd_check(dx, db, dy, scale, key, p));
     STREAM_NO_SCRATCH(s);
 
-    BY_DTYPE(dy, return launch_bwd<T>(dx, db, dy, dropout_of(scale, key, p, salt), s));
+    const struct tensor branch = tensor_is_none(db) ? dy : db;
+
+    BY_DTYPES(dy, branch,
+              return (launch_bwd<S, T>(dx, db, dy, dropout_of(scale, key, p, salt), s)));
 }
 
 static const int64_t MAX_ROWS_OF_BLOCKS = 1024;

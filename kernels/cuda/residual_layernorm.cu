@@ -11,11 +11,12 @@ extern "C" enum status residual_layernorm_fwd_cuda(struct tensor sum, struct ten
     TRY(residual_layernorm_fwd_check(sum, y, mean, rstd, x, b, scale, gamma, beta));
     STREAM_NO_SCRATCH(s);
 
-    BY_DTYPE(sum, const norm_fwd<T> p = { (T *)y.data, (float *)mean.data, (float *)rstd.data,
-                                          (const T *)x.data, (const float *)gamma.data,
-                                          (const float *)beta.data, eps, false, (T *)sum.data,
-                                          (const T *)b.data, (const float *)scale.data };
-             return norm_fwd_launch(p, tensor_rows(sum), tensor_cols(sum), s));
+    BY_DTYPES(sum, y,
+              const norm_fwd<S, T> p = { (T *)y.data, (float *)mean.data, (float *)rstd.data,
+                                         (const S *)x.data, (const float *)gamma.data,
+                                         (const float *)beta.data, eps, false, (S *)sum.data,
+                                         (const T *)b.data, (const float *)scale.data };
+              return norm_fwd_launch(p, tensor_rows(sum), tensor_cols(sum), s));
 }
 
 extern "C" enum status residual_layernorm_bwd_cuda(struct tensor dx, struct tensor db,
@@ -32,10 +33,11 @@ extern "C" enum status residual_layernorm_bwd_cuda(struct tensor dx, struct tens
 
     STREAM_SCRATCH(s, scratch, norm_bwd_scratch(n_rows, n_c));
 
-    BY_DTYPE(sum,
-             const norm_bwd<T> p = { (T *)dx.data, (T *)db.data, dx.add, db.add,
-                                     (const T *)dsum.data, (const T *)dy.data, (const T *)sum.data,
-                                     (const float *)gamma.data, NULL, (const float *)mean.data,
-                                     (const float *)rstd.data, (const float *)scale.data, false };
-             return norm_bwd_launch(p, dgamma, dbeta, (float *)scratch, n_rows, n_c, s));
+    BY_DTYPES(sum, dy,
+              const norm_bwd<S, T> p = { (S *)dx.data, (T *)db.data, dx.add, db.add,
+                                         (const S *)dsum.data, (const T *)dy.data,
+                                         (const S *)sum.data, (const float *)gamma.data, NULL,
+                                         (const float *)mean.data, (const float *)rstd.data,
+                                         (const float *)scale.data, false };
+              return norm_bwd_launch(p, dgamma, dbeta, (float *)scratch, n_rows, n_c, s));
 }

@@ -48,6 +48,11 @@ static void ask(const struct ops *be, int64_t rows, int64_t n_c, enum activation
     if (act == ACT_GELU) c.tol = 3e-6;
     op_case_finish(&c);
     op_case_ask(be, &c);
+    if (!be->bf16) return;
+    /* x in F32, y in BF16: mean, rstd and all gradients as exact as in f32 */
+    c.input_f32 = 7;
+    c.tol_wide = c.tol;
+    op_case_bf16(be, &c);
 }
 
 /* Mean ≫ deviation: the mean is off by a rounding of itself, 2^-24 · 30, which is that much more
@@ -100,6 +105,8 @@ static void shapes_are_checked(const struct ops *be)
     OP_SHAPE_ERROR(be->layernorm_fwd(x, g, m, x, g, g, eps, ACT_NONE, s));
     OP_SHAPE_ERROR(be->layernorm_fwd(x, m, g, x, g, g, eps, ACT_NONE, s));
     OP_SHAPE_ERROR(be->layernorm_fwd(x, m, m, bytes, g, g, eps, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->layernorm_fwd(bytes, m, m, x, g, g, eps, ACT_NONE, s));
+    OP_SHAPE_ERROR(be->layernorm_fwd(x, m, m, op_cast(x, BF16), g, g, eps, ACT_NONE, s));
     OP_SHAPE_ERROR(be->layernorm_fwd(x, m, m, x, m, g, eps, ACT_NONE, s));
     OP_SHAPE_ERROR(be->layernorm_fwd(x, m, m, x, g, m, eps, ACT_NONE, s));
     OP_SHAPE_ERROR(be->layernorm_fwd(x, m, m, x, g, g, eps, ACT_RELU, s));

@@ -52,6 +52,12 @@ static void ask(const struct ops *be, int64_t rows, int64_t cols, bool with_x, b
     c.y = OP_ZEROS(F32, rows, cols);
     op_case_finish(&c);
     op_case_ask(be, &c);
+    if (!be->bf16) return;
+    /* the stream in F32, the branch in BF16: y and dx as exact as in f32 */
+    c.input_f32 = 1;
+    c.y_f32 = true;
+    c.tol_wide = c.tol;
+    op_case_bf16(be, &c);
 }
 
 /* Element i is kept when the header says so, on any backend; about 1 − p of all are. */
@@ -146,6 +152,9 @@ static void shapes_are_checked(const struct ops *be)
     OP_SHAPE_ERROR(be->residual_fwd(x, x, x, one, key, 1, 0, s));
     OP_SHAPE_ERROR(be->residual_fwd(x, x, x, one, key, NAN, 0, s));
     OP_SHAPE_ERROR(be->residual_fwd(x, op_cast(x, BF16), x, none, none, 0, 0, s));
+    OP_SHAPE_ERROR(be->residual_fwd(op_cast(x, BF16), x, x, none, none, 0, 0, s));
+    OP_SHAPE_ERROR(be->residual_fwd(x, x, bytes, none, none, 0, 0, s));
+    OP_SHAPE_ERROR(be->residual_bwd(op_cast(x, BF16), x, x, none, none, 0, 0, s));
     OP_SHAPE_ERROR(be->residual_bwd(flat, x, x, none, none, 0, 0, s));
     OP_SHAPE_ERROR(be->residual_bwd(x, flat, x, none, none, 0, 0, s));
     OP_SHAPE_ERROR(be->add_fwd(x, flat, x, s));

@@ -2,6 +2,12 @@
 
 static const float eps = 1e-6f;
 
+enum precision {
+    IN_F32,
+    IN_BF16,
+    MIXED
+}; /* the case's number; mixed: x and sum in F32, b and y in BF16 */
+
 /* Both outputs are one tensor of a case: sum, then y. So the derivative is asked of both at once, and
  * dsum and dy are the halves of its gradient. Where rows · C is odd, y does not lie on 16 bytes. */
 static struct tensor half(struct tensor both, int which)
@@ -12,18 +18,27 @@ static struct tensor half(struct tensor both, int which)
     return t;
 }
 
+/* y, or dy; where mixed, in the first bytes of its half. */
+static struct tensor narrow_half(const struct op_case *c, struct tensor both)
+{
+    struct tensor t = half(both, 1);
+
+    if (c->number == MIXED) t.dtype = BF16;
+    return t;
+}
+
 static enum status fwd(const struct ops *be, const struct op_case *c, struct stream *s)
 {
-    return be->residual_layernorm_fwd(half(c->y, 0), half(c->y, 1), c->kept[0], c->kept[1],
+    return be->residual_layernorm_fwd(half(c->y, 0), narrow_half(c, c->y), c->kept[0], c->kept[1],
                                       c->input[0], c->input[1], c->scale, c->input[2], c->input[3],
                                       eps, s);
 }
 
 static enum status bwd(const struct ops *be, const struct op_case *c, struct stream *s)
 {
-    return be->residual_layernorm_bwd(c->gradient[0], c->gradient[1], c->gradient[2],
-                                      c->gradient[3], half(c->dy, 0), half(c->dy, 1), half(c->y, 0),
-                                      c->input[2], c->kept[0], c->kept[1], c->scale, s);
+    return be->residual_layernorm_bwd(
+        c->gradient[0], c->gradient[1], c->gradient[2], c->gradient[3], half(c->dy, 0),
+        narrow_half(c, c->dy), half(c->y, 0), c->input[2], c->kept[0], c->kept[1], c->scale, s);
 }
 
 static struct op_case layout(int64_t rows, int64_t n_c, bool scaled)
@@ -62,13 +77,23 @@ static void ask(const struct ops *be, int64_t rows, int64_t n_c, bool scaled)
     op_case_ask(be, &c);
 }
 
-/* The case in bf16 or not, run once. */
-static struct op_case run(const struct ops *be, bool narrow, int64_t rows, int64_t n_c)
+/* The case run once. */
+static struct op_case run(const struct ops *be, enum precision in, int64_t rows, int64_t n_c)
 {
     struct op_case c = layout(rows, n_c, true), r;
 
     op_case_finish(&c);
-    r = op_case_rounded(&c, narrow);
+    r = op_case_rounded(&c, in == IN_BF16);
+    r.number = in;
+    if (in == MIXED) {
+        const struct tensor dy = op_cast(half(r.dy, 1), BF16);
+
+        r.input[1] = op_cast(r.input[1], BF16);
+        r.gradient[1].dtype = BF16;
+        memcpy(half(r.dy, 1).data, dy.data, (size_t)tensor_bytes(dy));
+        /* sums that BF16 would round */
+        r.input[0] = c.input[0];
+    }
     r = op_case_fresh(&r);
     op_case_forward_backward(be, &r);
     return r;
@@ -76,58 +101,60 @@ static struct op_case run(const struct ops *be, bool narrow, int64_t rows, int64
 
 /* Forward, the very bits of residual and layernorm one after the other; backward, as close to them
  * as d's own rounding in between, which the one pass does not do. */
-static void is_the_composition(const struct ops *be, bool narrow)
+static void is_the_composition(const struct ops *be, enum precision in, int64_t rows, int64_t n_c)
 {
-    const struct op_case c = run(be, narrow, 45, 96);
-    const struct tensor none = tensor_none(), sum = half(c.y, 0), dsum = half(c.dy, 0);
-    struct tensor own_sum = op_like(sum), own_y = op_like(sum), own_mean = op_like(c.kept[0]);
+    const struct op_case c = run(be, in, rows, n_c);
+    const struct tensor none = tensor_none(), sum = half(c.y, 0), y = narrow_half(&c, c.y);
+    const struct tensor dsum = half(c.dy, 0), dy = narrow_half(&c, c.dy);
+    struct tensor own_sum = op_like(sum), own_y = op_like(y), own_mean = op_like(c.kept[0]);
     struct tensor own_rstd = op_like(c.kept[1]), d = op_copy(dsum), dx = op_like(sum);
-    struct tensor db = op_like(sum), dgamma = op_like(c.input[2]), dbeta = op_like(c.input[3]);
-    const double tol = narrow ? OP_CASE_BF16 : 1e-6;
+    struct tensor db = op_like(y), dgamma = op_like(c.input[2]), dbeta = op_like(c.input[3]);
+    const double tol = in == IN_BF16 ? OP_CASE_BF16 : 1e-6; /* of dx */
 
     OP_RUN(be->residual_fwd(own_sum, c.input[0], c.input[1], c.scale, none, 0, 0, s));
     OP_RUN(be->layernorm_fwd(own_y, own_mean, own_rstd, own_sum, c.input[2], c.input[3], eps,
                              ACT_NONE, s));
     CHECK_SAME_BITS(sum.data, own_sum.data, tensor_bytes(sum));
-    CHECK_SAME_BITS(half(c.y, 1).data, own_y.data, tensor_bytes(sum));
+    CHECK_SAME_BITS(y.data, own_y.data, tensor_bytes(y));
     CHECK_SAME_BITS(c.kept[0].data, own_mean.data, tensor_bytes(own_mean));
     CHECK_SAME_BITS(c.kept[1].data, own_rstd.data, tensor_bytes(own_rstd));
-    OP_RUN(be->layernorm_bwd(op_adding(d), dgamma, dbeta, half(c.dy, 1), sum, c.input[2],
-                             c.input[3], own_mean, own_rstd, ACT_NONE, s));
+    OP_RUN(be->layernorm_bwd(op_adding(d), dgamma, dbeta, dy, sum, c.input[2], c.input[3], own_mean,
+                             own_rstd, ACT_NONE, s));
     OP_RUN(be->residual_bwd(dx, db, d, c.scale, none, 0, 0, s));
     CHECK_CLOSE(op_cast(c.gradient[0], F32).data, op_cast(dx, F32).data, tensor_count(dx), tol);
-    CHECK_CLOSE(op_cast(c.gradient[1], F32).data, op_cast(db, F32).data, tensor_count(db), tol);
+    CHECK_CLOSE(op_cast(c.gradient[1], F32).data, op_cast(db, F32).data, tensor_count(db),
+                in == IN_F32 ? 1e-6 : OP_CASE_BF16);
     CHECK_SAME_BITS(c.gradient[2].data, dgamma.data, tensor_bytes(dgamma));
     CHECK_SAME_BITS(c.gradient[3].data, dbeta.data, tensor_bytes(dbeta));
 }
 
 /* dsum none is dsum zero, and dx may lie on dsum, sum on x or b. */
-static void works_in_place(const struct ops *be, bool narrow, int64_t rows, int64_t n_c)
+static void works_in_place(const struct ops *be, enum precision in, int64_t rows, int64_t n_c)
 {
-    const struct op_case c = run(be, narrow, rows, n_c);
-    const struct tensor none = tensor_none(), sum = half(c.y, 0), dy = half(c.dy, 1);
-    const int64_t bytes = tensor_bytes(sum);
-    struct tensor dx = op_like(sum), db = op_like(sum), over = op_copy(half(c.dy, 0));
-    struct tensor own_db = op_like(sum), y = op_like(sum);
+    const struct op_case c = run(be, in, rows, n_c);
+    const struct tensor none = tensor_none(), sum = half(c.y, 0), dy = narrow_half(&c, c.dy);
+    const int64_t bytes = tensor_bytes(sum), narrow_bytes = tensor_bytes(dy);
+    struct tensor dx = op_like(sum), db = op_like(dy), over = op_copy(half(c.dy, 0));
+    struct tensor own_db = op_like(dy), y = op_like(dy);
 
     OP_RUN(be->residual_layernorm_bwd(over, own_db, none, none, over, dy, sum, c.input[2],
                                       c.kept[0], c.kept[1], c.scale, s));
     CHECK_SAME_BITS(over.data, c.gradient[0].data, bytes);
-    CHECK_SAME_BITS(own_db.data, c.gradient[1].data, bytes);
+    CHECK_SAME_BITS(own_db.data, c.gradient[1].data, narrow_bytes);
     memset(over.data, 0, (size_t)bytes);
     OP_RUN(be->residual_layernorm_bwd(dx, db, none, none, none, dy, sum, c.input[2], c.kept[0],
                                       c.kept[1], c.scale, s));
     OP_RUN(be->residual_layernorm_bwd(over, own_db, none, none, over, dy, sum, c.input[2],
                                       c.kept[0], c.kept[1], c.scale, s));
     CHECK_SAME_BITS(over.data, dx.data, bytes);
-    CHECK_SAME_BITS(own_db.data, db.data, bytes);
-    for (int operand = 0; operand < 2; operand++) {
-        struct tensor in[2] = { op_copy(c.input[0]), op_copy(c.input[1]) };
+    CHECK_SAME_BITS(own_db.data, db.data, narrow_bytes);
+    for (int operand = 0; operand < (in == MIXED ? 1 : 2); operand++) {
+        struct tensor at[2] = { op_copy(c.input[0]), op_copy(c.input[1]) };
 
-        OP_RUN(be->residual_layernorm_fwd(in[operand], y, c.kept[0], c.kept[1], in[0], in[1],
+        OP_RUN(be->residual_layernorm_fwd(at[operand], y, c.kept[0], c.kept[1], at[0], at[1],
                                           c.scale, c.input[2], c.input[3], eps, s));
-        CHECK_SAME_BITS(in[operand].data, sum.data, bytes);
-        CHECK_SAME_BITS(y.data, half(c.y, 1).data, bytes);
+        CHECK_SAME_BITS(at[operand].data, sum.data, bytes);
+        CHECK_SAME_BITS(y.data, narrow_half(&c, c.y).data, narrow_bytes);
     }
 }
 
@@ -162,6 +189,9 @@ static void shapes_are_checked(const struct ops *be)
     OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, g, x, x, none, g, g, eps, s));
     OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, m, none, x, none, g, g, eps, s));
     OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, m, x, half_x, none, g, g, eps, s));
+    OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, half_x, m, m, x, x, none, g, g, eps, s));
+    OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, m, half_x, x, none, g, g, eps, s));
+    OP_SHAPE_ERROR(be->residual_layernorm_fwd(half_x, x, m, m, half_x, x, none, g, g, eps, s));
     OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, m, x, x, g, g, g, eps, s));
     OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, m, x, x, none, m, g, eps, s));
     OP_SHAPE_ERROR(be->residual_layernorm_fwd(x, x, m, m, x, x, none, g, m, eps, s));
@@ -185,10 +215,13 @@ int main(int argc, char **argv)
 
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         ask(be, sizes[i][0], sizes[i][1], i % 2);
-    for (int narrow = 0; narrow <= be->bf16; narrow++) {
-        is_the_composition(be, narrow);
-        works_in_place(be, narrow, 35, 320);
-        works_in_place(be, narrow, 19, 37);
+    for (enum precision in = IN_F32; in <= (be->bf16 ? MIXED : IN_F32); in++) {
+        is_the_composition(be, in, 45, 96);
+        is_the_composition(be, in, 19, 37);
+        is_the_composition(be, in, 37, 1280);
+        is_the_composition(be, in, 3, 2056);
+        works_in_place(be, in, 35, 320);
+        works_in_place(be, in, 19, 37);
     }
     by_hand(be);
     shapes_are_checked(be);
