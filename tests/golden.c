@@ -11,19 +11,24 @@
 #include <unistd.h>
 
 #include "kernels/base/bf16.h"
+#include "kernels/base/rng.h"
 #include "kernels/plugin.h"
 #include "trainer/config.h"
 #include "trainer/image_encoder.h"
 #include "trainer/mask_decoder.h"
 #include "trainer/safetensors.h"
 
-/* ‖a−b‖/‖b‖. In f32, ten times what PyTorch reaches on these files. In bf16, a few roundings of 2^-9 behind one another,
- * and what differences of near numbers (norms, softmax) make of them. */
-static const struct bounds {
-    double forward, gradient;
-    double
-        zero; /* of a gradient that is zero but for rounding (softmax makes every key bias's so), over the whole's norm */
-} bounds_of[] = { [F32] = { 1e-5, 5e-5, 1e-6 }, [BF16] = { 2e-2, 5e-2, 1e-3 } };
+/* ‖a−b‖/‖b‖. In f32, ten times what PyTorch reaches on these files.
+ * In bf16, a bound from the same file: these small models magnify. Rounding the weights of products alone, with everything else exact, is
+ * the least that bf16 does; it moves single gradients by up to a half (docs/numerics.md), and by how much is a matter of luck. So that is
+ * measured first, the greatest of ROUNDING_DRAWS, and a run in bf16, which rounds activations and their gradients too, may be off by
+ * ROUNDING_SHARE times as much, or by the bounds here. */
+enum class { FORWARD, LOSS, GRADIENT, WHOLE, ZERO, N_CLASSES };
+static const double bounds_of[][N_CLASSES] = {
+    [F32] = { 1e-5, 1e-5, 5e-5, 5e-5, 1e-6 }, [BF16] = { 2e-2, 2e-2, 5e-2, 5e-2, 1e-3 }
+};
+#define ROUNDING_SHARE 2
+enum { ROUNDING_DRAWS = 4 };
 /* A gradient this much below the whole one's norm is zero but for rounding. */
 #define NOISE_FLOOR 1e-6
 
@@ -56,6 +61,8 @@ struct golden {
     int64_t M, H, C;
     struct group group[GROUPS];
     int n_groups;
+    double bound[N_CLASSES], worst[N_CLASSES];
+    int draw; /* from 1: weights are rounded, nothing is printed, nothing fails; 0: a real run */
     bool failed;
 };
 
@@ -109,10 +116,11 @@ static double norm(const float *a, const float *b, int64_t n)
     return sqrt(sum);
 }
 
-/* error is relative; anything that is not ≤ tolerance fails, NaN included. */
+/* error is relative; anything that is not ≤ the bound fails, NaN included. */
 static void note(struct golden *g, const char *group, const char *tensor, double error,
-                 double tolerance)
+                 enum class class)
 {
+    const double bound = g->bound[class];
     struct group *at = NULL;
 
     for (int i = 0; i < g->n_groups; i++)
@@ -129,9 +137,10 @@ static void note(struct golden *g, const char *group, const char *tensor, double
             snprintf(at->tensor, sizeof at->tensor, "%s", tensor);
         }
     }
-    if (error <= tolerance) return;
+    if (!(error <= g->worst[class])) g->worst[class] = error;
+    if (g->draw > 0 || error <= bound) return;
     g->failed = true;
-    printf("  FAILED %-60s relative error %.3g > %.3g\n", tensor, error, tolerance);
+    printf("  FAILED %-60s relative error %.3g > %.3g\n", tensor, error, bound);
 }
 
 static enum status wanted(struct golden *g, const char *name, float **data, int64_t count)
@@ -164,7 +173,8 @@ static enum status compare(struct golden *g, const char *name, const float *ours
                     ours[channels_last ? (o * pixels + p) * channels + c
                                        : (o * channels + c) * pixels + p];
     note(g, strncmp(name, "out.blocks", 10) == 0 ? "out.blocks" : name, name,
-         n ? norm(moved, want, n) / norm(want, NULL, n) : 0, bounds_of[g->compute].forward);
+         n ? norm(moved, want, n) / norm(want, NULL, n) : 0,
+         strncmp(name, "loss.", 5) == 0 ? LOSS : FORWARD);
     free(moved);
     free(want);
     return OK;
@@ -230,6 +240,19 @@ static enum status read_config(struct golden *g)
     return config_check(c);
 }
 
+/* To a bf16 beside v: the nearest at draw 1, else one of the two by chance. */
+static float rounded(float v, int draw, uint64_t index)
+{
+    const struct rng_key key = { 1, (uint64_t)draw };
+    uint32_t bits;
+
+    if (draw == 1) return bf16_to_float(bf16_from_float(v));
+    memcpy(&bits, &v, sizeof bits);
+    bits = (bits + rng_below(key, index, 1 << 16)) & 0xFFFF0000u;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
 static enum status read_weights(struct golden *g)
 {
     TRY(params_create(&g->params, &g->config));
@@ -242,6 +265,8 @@ static enum status read_weights(struct golden *g)
 
         snprintf(name, sizeof name, "w.%s", q->name);
         TRY(wanted(g, name, &data, q->count));
+        for (int64_t k = 0; g->draw > 0 && k < q->count; k++)
+            data[k] = rounded(data[k], g->draw, (uint64_t)(q->offset + k));
         TRY(g->ops->put(g->weights + q->offset, data, q->count * 4, &g->stream));
         free(data);
     }
@@ -480,7 +505,7 @@ static enum status compare_losses(struct golden *g, const float *value, const in
 
         total += (20 * v[MASK_LOSS_FOCAL] + v[MASK_LOSS_DICE] + v[MASK_LOSS_ERR]) / (float)g->M;
     }
-    if (!choice_agrees(value, selected, g->M)) note(g, "loss.selected", "loss.selected", 1, 0);
+    if (!choice_agrees(value, selected, g->M)) note(g, "loss.selected", "loss.selected", 1, LOSS);
     return compare(g, "loss.total", &total, 1, 1, 1, false);
 }
 
@@ -553,7 +578,7 @@ static void group_of(const char *name, char group[64])
 
 static enum status compare_gradients(struct golden *g)
 {
-    double whole = 0;
+    double whole = 0, off = 0;
     float *grads;
 
     TRY(fetch(g, tensor_1d(g->grads, F32, g->params.n_floats), &grads));
@@ -572,18 +597,28 @@ static enum status compare_gradients(struct golden *g)
             free(want);
             if (pass == 0) {
                 whole += own * own;
+                off += error * error;
                 continue;
             }
             group_of(q->name, group);
             if (own < NOISE_FLOOR * sqrt(whole))
-                note(g, "grad below the noise floor", name, error / sqrt(whole),
-                     bounds_of[g->compute].zero);
+                note(g, "grad below the noise floor", name, error / sqrt(whole), ZERO);
             else
-                note(g, group, name, error / own, bounds_of[g->compute].gradient);
+                note(g, group, name, error / own, GRADIENT);
         }
     }
+    note(g, "grad, the whole", "grad, the whole", sqrt(off / whole), WHOLE);
     free(grads);
     return OK;
+}
+
+static void close_golden(struct golden *g)
+{
+    safetensors_close(g->file);
+    program_destroy(g->encoder);
+    program_destroy(g->decoder);
+    params_destroy(&g->params);
+    free(g); /* device memory ends with the process */
 }
 
 static enum status run(struct golden *g, const char *path)
@@ -597,6 +632,38 @@ static enum status run(struct golden *g, const char *path)
     TRY(decode(g));
     TRY(backward(g));
     return compare_gradients(g);
+}
+
+/* What rounding the weights does to this file's numbers, in f32 on the CPU: worst becomes no less. */
+static enum status measure_rounding(double worst[N_CLASSES], int draw, const char *path)
+{
+    struct golden *g = calloc(1, sizeof *g);
+
+    if (!g) FAIL(E_MEMORY, "a model");
+    g->ops = &ops_cpu;
+    g->compute = F32;
+    g->draw = draw;
+    TRY(run(g, path));
+    for (int i = 0; i < N_CLASSES; i++)
+        if (g->worst[i] > worst[i]) worst[i] = g->worst[i];
+    close_golden(g);
+    return OK;
+}
+
+static enum status set_bounds(struct golden *g, const char *path)
+{
+    memcpy(g->bound, bounds_of[g->compute], sizeof g->bound);
+    if (g->compute == F32) return OK;
+    double rounding[N_CLASSES] = { 0 };
+
+    for (int draw = 1; draw <= ROUNDING_DRAWS; draw++) TRY(measure_rounding(rounding, draw, path));
+    for (int i = 0; i < ZERO; i++)
+        if (g->bound[i] < ROUNDING_SHARE * rounding[i]) g->bound[i] = ROUNDING_SHARE * rounding[i];
+    printf(
+        "bounds, from what rounding the weights alone does: outputs %.3g, losses %.3g, gradients "
+        "%.3g, the whole gradient %.3g\n",
+        g->bound[FORWARD], g->bound[LOSS], g->bound[GRADIENT], g->bound[WHOLE]);
+    return OK;
 }
 
 int main(int argc, char **argv)
@@ -656,7 +723,8 @@ int main(int argc, char **argv)
         g->compute = compute;
         g->arguments = argv + 1;
         g->n_arguments = argc - 1;
-        s = run(g, argv[i]);
+        s = set_bounds(g, argv[i]);
+        if (s == OK) s = run(g, argv[i]);
         printf("%s on %s in %s\n", argv[i], ops->name, compute == BF16 ? "bf16" : "f32");
         for (int k = 0; k < g->n_groups; k++)
             printf("  %-44s %3d tensors, worst %.2e  %s\n", g->group[k].name, g->group[k].n,
@@ -665,11 +733,7 @@ int main(int argc, char **argv)
         if (s != OK) return status_exit_code(s);
         failed = failed || g->failed;
         n++;
-        safetensors_close(g->file);
-        program_destroy(g->encoder);
-        program_destroy(g->decoder);
-        params_destroy(&g->params);
-        free(g); /* device memory ends with the process */
+        close_golden(g);
     }
     printf("golden: %d files, %s\n", n, failed ? "FAILED" : "ok");
     return failed;
