@@ -249,7 +249,7 @@ class Samforge:
         done = subprocess.run(
             ["sh", "-c", '. tests/gpu/prefix.sh && exec "$@"', "sh", str(self.program), "bench", what, f"configs/{model}.yaml",
              "--device", self.device.type, "--json", "--steps", str(steps), "train.batch=1", f"train.masks={z['masks']}",
-             f"train.rounds={z['rounds']}", "train.drop_path=0", "train.dropout=0", "train.recompute=false"],
+             f"train.rounds={z['rounds']}", f"train.chunk={z['masks']}", "train.drop_path=0", "train.dropout=0", "train.recompute=false"],
             cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
             env={**os.environ, "PREFIX": self.prefix} if self.prefix else None)
         if done.returncode:
