@@ -348,8 +348,9 @@ void report_device(const struct bench_step *b, const struct account *a)
            100 * b->flops / b->step_seconds / b->limits.product);
     printf("  memory taken from the device %.3f GB\n", (double)b->memory / 1e9);
     if (!isnan(b->idle))
-        printf("  idle %.1f %%: 1 − (ops and phases, each waited for by itself) / step; they last "
-               "longer so, below 0 says never idle\n",
+        printf("  idle at most %.1f %%: 1 − Σ (ops by themselves, less a wait each; prompts, loss, "
+               "sums, "
+               "optimizer) / step\n",
                100 * b->idle);
     printf("  the recipe's 90,000 × 256 images: %.0f hours of this GPU; projected %.0f A100-hours "
            "(%.1f ms a step), the paper %.0f\n",

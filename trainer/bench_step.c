@@ -184,16 +184,37 @@ static enum status profile(struct bench *b, struct bench_step *out)
     return OK;
 }
 
-/* What is timed by itself, with a wait behind it, lasts longer than between its neighbours: more than all of a step means
- * that the device never waited. */
-static double idle_share(const struct bench_step *out)
+/* Seconds of an op that does nothing, with a wait behind it: what timing an op by itself adds to it, and a little more. */
+static enum status wait_seconds(struct bench *b, double *seconds)
 {
-    double busy = out->phase[BENCH_PROMPTS] + out->phase[BENCH_LOSS] + out->phase[BENCH_SUMS] +
-                  out->phase[BENCH_OPTIMIZER];
+    enum { CALLS = 100 };
+    struct sam *s = b->learner.sam;
+    double began = 0;
 
+    for (int i = -CALLS; i < CALLS; i++) { /* the first half warms up */
+        if (i == 0) began = clock_seconds();
+        TRY(s->ops->zero(s->d_embedding.data, 4, &s->stream));
+        TRY(s->ops->sync(&s->stream));
+    }
+    *seconds = (clock_seconds() - began) / CALLS;
+    return OK;
+}
+
+/* Of the device, at most: what it did is taken for the ops and phases timed by themselves, less a wait for each op. */
+static enum status idle_share(struct bench *b, struct bench_step *out)
+{
+    double wait, busy = out->phase[BENCH_PROMPTS] + out->phase[BENCH_LOSS] +
+                        out->phase[BENCH_SUMS] + out->phase[BENCH_OPTIMIZER];
+
+    TRY(wait_seconds(b, &wait));
     for (int part = 0; part < BENCH_N_PARTS; part++)
-        for (int op = 0; op < NODE_OP_COUNT; op++) busy += out->op[part][op].seconds;
-    return 1 - busy / out->step_seconds;
+        for (int op = 0; op < NODE_OP_COUNT; op++) {
+            const double alone = out->op[part][op].seconds - wait * out->op[part][op].calls;
+
+            if (alone > 0) busy += alone;
+        }
+    out->idle = 1 - busy / out->step_seconds;
+    return OK;
 }
 
 static enum status measure(struct bench *b, struct bench_step *out, bool ops)
@@ -224,8 +245,7 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
     for (int i = 0; i < BENCH_N_PHASES; i++) out->phase[i] = median(b->seconds[i], out->n_timed);
     if (!ops) return OK;
     TRY(profile(b, out));
-    if (!out->on_host) out->idle = idle_share(out);
-    return OK;
+    return out->on_host ? OK : idle_share(b, out);
 }
 
 enum status bench_step_run(struct bench_step *out, bool ops)

@@ -42,7 +42,7 @@ struct bench_step {
     /* out, of devices with memory of their own: */
     struct bench_limits limits;
     int64_t memory; /* bytes of the device that training takes */
-    double idle;    /* 1 − Σ of parts by themselves / step, when ops were timed; else NaN */
+    double idle;    /* share of the step, at most, when ops were timed; else NaN */
     struct bench_op op[BENCH_N_PARTS][NODE_OP_COUNT];
 };
 
