@@ -92,6 +92,13 @@ extern "C" {
     X(grad_norm)                                                                                   \
     X(adamw)
 
+/* How often a kernel was launched. The name is the kernel's in its source, template arguments as
+ * written there; it lives as long as the program. */
+struct launch_count {
+    const char *kernel;
+    int64_t n;
+};
+
 struct ops {
     const char *name;
     bool bf16;  /* ops take activations and weights of products in BF16; else all of it is F32 */
@@ -111,6 +118,14 @@ struct ops {
     enum status (*accumulate)(float *dst, const float *src, int64_t n,
                               struct stream *s); /* dst += src */
     enum status (*sync)(struct stream *s);
+
+    /* Counting; NULL where a backend cannot. From count(true) on launches are checked and counted,
+     * not run; alloc reserves addresses that are never touched, so ask before memory is taken;
+     * put, copy and zero check their range, and get answers zeros. count(false) ends that; what was
+     * reserved stays out of reach. launches: into list, sorted by name, at most room of them, what
+     * was launched since count(true); returns how many kinds there are. */
+    enum status (*count)(bool on);
+    int64_t (*launches)(struct launch_count *list, int64_t room);
 
 #define OPS_MEMBER(name) name##_fn *name;
     OPS_LIST(OPS_MEMBER)

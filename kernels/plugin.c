@@ -14,7 +14,8 @@ enum { PATH_ROOM = 4096 };
 static struct {
     bool tried;
     int local_rank;
-    const struct plugin_table *table;
+    const struct plugin_table *table; /* with a GPU */
+    const struct plugin_table *fits;  /* with or without */
     char reason[PLUGIN_TEXT];
 } plugin;
 
@@ -104,6 +105,7 @@ static const struct plugin_table *open_module(void)
     memcpy(&entry, &symbol, sizeof entry); /* C has no cast from object to function */
     table = entry(&host);
     if (!fits(&table->abi, path)) return NULL;
+    plugin.fits = table;
     reason = table->reason();
     if (reason) snprintf(plugin.reason, sizeof plugin.reason, "%s", reason);
     return reason ? NULL : table;
@@ -127,6 +129,12 @@ const struct ops *plugin_ops(void)
     const struct plugin_table *t = plugin_table();
 
     return t ? &t->ops : NULL;
+}
+
+const struct ops *plugin_planning_ops(void)
+{
+    (void)plugin_table();
+    return plugin.fits ? &plugin.fits->ops : NULL;
 }
 
 const char *plugin_reason(void)

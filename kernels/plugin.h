@@ -82,6 +82,9 @@ void plugin_set_local_rank(int local_rank);
  * is beside the program, or in ../lib/samforge, or what SAMFORGE_PLUGIN in the environment names. */
 const struct ops *plugin_ops(void);
 
+/* The module's ops where there is a module that fits, with a GPU or without: for planning, which touches no device. */
+const struct ops *plugin_planning_ops(void);
+
 /* Why plugin_ops is NULL, and the cure; "" when it is not. */
 const char *plugin_reason(void);
 

@@ -1,5 +1,6 @@
 #include "trainer/bench_step.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@ enum { WARM_UP = 3, TIMEOUT_MS = 60000 };
 
 struct bench {
     const struct config *c;
+    struct bench_step *out;
     struct comm *comm;
     const struct ops *ops;
     struct learner learner;
@@ -40,6 +42,18 @@ const char *bench_part_name(enum bench_part p)
     return names[p];
 }
 
+/* Before training takes its memory; behind it every allocation is counted. */
+static enum status limits(struct bench *b)
+{
+    enum dtype compute;
+
+    if (b->ops->host_memory) return OK;
+    TRY(sam_precision(b->c, b->ops, &compute));
+    TRY(bench_device_limits(b->ops, compute, b->out->side, &b->out->limits));
+    b->ops = bench_device_counted(b->ops);
+    return OK;
+}
+
 static enum status create(struct bench *b, const char *data)
 {
     const struct config *c = b->c;
@@ -49,6 +63,7 @@ static enum status create(struct bench *b, const char *data)
         FAIL(E_USAGE, "bench times one rank, not %d: start it without mpirun or srun",
              b->comm->n_ranks);
     TRY(device_open(&(struct device_options){ .choice = c->run_device }, b->comm, &b->ops));
+    TRY(limits(b));
     TRY(learner_create(&b->learner, c, b->ops, b->comm));
     params_initialize(&b->learner.sam->params, 0, b->learner.host[0]);
     TRY(learner_from_host(&b->learner));
@@ -169,11 +184,48 @@ static enum status profile(struct bench *b, struct bench_step *out)
     return OK;
 }
 
+/* Seconds of an op that does nothing, with a wait behind it: what timing an op by itself adds to it, and a little more. */
+static enum status wait_seconds(struct bench *b, double *seconds)
+{
+    enum { CALLS = 100 };
+    struct sam *s = b->learner.sam;
+    double began = 0;
+
+    for (int i = -CALLS; i < CALLS; i++) { /* the first half warms up */
+        if (i == 0) began = clock_seconds();
+        TRY(s->ops->zero(s->d_embedding.data, 4, &s->stream));
+        TRY(s->ops->sync(&s->stream));
+    }
+    *seconds = (clock_seconds() - began) / CALLS;
+    return OK;
+}
+
+/* Of the device, at most: what it did is taken for the ops and phases timed by themselves, less a wait for each op. */
+static enum status idle_share(struct bench *b, struct bench_step *out)
+{
+    double wait, busy = out->phase[BENCH_PROMPTS] + out->phase[BENCH_LOSS] +
+                        out->phase[BENCH_SUMS] + out->phase[BENCH_OPTIMIZER];
+
+    TRY(wait_seconds(b, &wait));
+    for (int part = 0; part < BENCH_N_PARTS; part++)
+        for (int op = 0; op < NODE_OP_COUNT; op++) {
+            const double alone = out->op[part][op].seconds - wait * out->op[part][op].calls;
+
+            if (alone > 0) busy += alone;
+        }
+    out->idle = 1 - busy / out->step_seconds;
+    return OK;
+}
+
 static enum status measure(struct bench *b, struct bench_step *out, bool ops)
 {
     const size_t n = (size_t)out->n_timed;
+    struct cost cost;
 
     TRY(create(b, out->data));
+    TRY(cost_of(b->c, b->ops, &cost));
+    out->flops = cost.step_flops;
+    out->flops_reference = cost.step_flops_reference;
     b->step = calloc(n, sizeof *b->step);
     for (int i = 0; i < BENCH_N_PHASES; i++) b->seconds[i] = calloc(n, sizeof(double));
     for (int i = 0; i < BENCH_N_PHASES; i++)
@@ -181,6 +233,8 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
     for (int i = 0; i < WARM_UP; i++) TRY(step(b, -1));
     out->device = b->ops->name;
     out->on_host = b->ops->host_memory;
+    out->memory = out->on_host ? 0 : bench_device_bytes();
+    out->idle = NAN;
     for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));
     out->step_seconds = median(b->step, out->n_timed);
     out->step_min = b->step[0];
@@ -189,20 +243,18 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
     if (!out->on_host) /* the parts of other steps, which wait for each part: a little longer in all */
         for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));
     for (int i = 0; i < BENCH_N_PHASES; i++) out->phase[i] = median(b->seconds[i], out->n_timed);
-    return ops ? profile(b, out) : OK;
+    if (!ops) return OK;
+    TRY(profile(b, out));
+    return out->on_host ? OK : idle_share(b, out);
 }
 
 enum status bench_step_run(struct bench_step *out, bool ops)
 {
-    struct bench b = { .c = out->config };
-    struct cost cost;
+    struct bench b = { .c = out->config, .out = out };
     enum status s;
 
     if (!out->config->train_box_multimask)
         FAIL(E_CONFIG, "bench times the default recipe: leave train.box_multimask true");
-    TRY(cost_of(out->config, &ops_cpu, &cost));
-    out->flops = cost.step_flops;
-    out->flops_reference = cost.step_flops_reference;
     s = measure(&b, out, ops);
     destroy(&b);
     return s;

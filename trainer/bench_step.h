@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "trainer/bench_device.h"
 #include "trainer/config.h"
 #include "trainer/program.h"
 
@@ -30,6 +31,7 @@ struct bench_op {
 
 struct bench_step {
     const struct config *config; /* in */
+    int64_t side;                /* in: of the product that a device's limits are measured with */
     const char *data;            /* in: shards, or NULL for made-up slots */
     int64_t n_timed;             /* in */
     double phase[BENCH_N_PHASES], step_seconds, step_min, step_max; /* out: seconds; medians */
@@ -37,6 +39,10 @@ struct bench_step {
     const char *device;                                             /* out: the backend's name */
     bool on_host;            /* out: it computes on the CPU whose limits can be measured */
     double profiled_seconds; /* out: of a step while single ops were timed */
+    /* out, of devices with memory of their own: */
+    struct bench_limits limits;
+    int64_t memory; /* bytes of the device that training takes */
+    double idle;    /* share of the step, at most, when ops were timed; else NaN */
     struct bench_op op[BENCH_N_PARTS][NODE_OP_COUNT];
 };
 

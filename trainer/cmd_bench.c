@@ -7,10 +7,14 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/cpu/peak.h"
+#include "trainer/account.h"
+#include "trainer/bench_count.h"
 #include "trainer/bench_loader.h"
+#include "trainer/bench_report.h"
 #include "trainer/bench_step.h"
 #include "trainer/command.h"
 #include "trainer/config.h"
+#include "trainer/device.h"
 #include "trainer/options.h"
 
 /* What the machine can do, measured in the same run as everything it is compared with; 0 on devices where it is not. */
@@ -19,20 +23,22 @@ struct limits {
     int threads;
 };
 
-static enum status measure_limits(struct limits *l, bool on_host)
+static enum status measure_limits(struct limits *l, const struct bench_step *b)
 {
-    *l = (struct limits){ .threads = omp_get_max_threads() };
-    if (!on_host) return OK;
+    *l = (struct limits){ .threads = omp_get_max_threads(),
+                          .flops = b->limits.product,
+                          .bandwidth = b->limits.copy };
+    if (!b->on_host) return OK;
     l->flops = peak_flops();
     l->bandwidth = peak_bandwidth();
     if (l->bandwidth <= 0) FAIL(E_MEMORY, "no 192 MiB to measure the memory's speed with");
     return OK;
 }
 
-static void print_limits(const struct limits *l, const char *device)
+static void print_limits(const struct limits *l, const struct bench_step *b)
 {
-    if (l->flops <= 0) {
-        printf("device %s: its limits are not measured here\n\n", device);
+    if (!b->on_host) {
+        printf("device %s\n\n", b->device);
         return;
     }
     printf("machine: %d threads, %.1f GFLOP/s of f32 multiply-adds, %.1f GB/s of memory, measured "
@@ -58,7 +64,7 @@ static void print_step(const struct bench_step *b, const struct limits *l)
     printf("  %.2f images/s, %.0f mask-iterations/s\n", n / s, iterations / s);
     printf("  %.1f GFLOP/s done here; %.1f GFLOP/s of the reference's\n", b->flops / s / 1e9,
            b->flops_reference / s / 1e9);
-    if (l->flops > 0) printf("  %.1f %% of the multiply-add peak\n", 100 * b->flops / s / l->flops);
+    if (b->on_host) printf("  %.1f %% of the multiply-add peak\n", 100 * b->flops / s / l->flops);
 }
 
 static void print_ops(const struct bench_step *b, const struct limits *l)
@@ -118,21 +124,22 @@ static json_t *number(double v)
     return v > 0 ? json_real(v) : json_null();
 }
 
-static enum status step_json(const struct bench_step *b, const struct limits *l)
+static enum status step_json(const struct bench_step *b, const struct limits *l,
+                             const struct account *a)
 {
     json_t *phases = json_object();
 
     for (int i = 0; phases && i < BENCH_N_PHASES; i++)
         json_object_set_new(phases, bench_phase_name((enum bench_phase)i), json_real(b->phase[i]));
-    return dump(json_pack("{s:s, s:s, s:i, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o}",
-                          "model", b->config->model_name, "device", b->device, "threads",
-                          l->threads, "peak_flops", number(l->flops), "peak_bandwidth",
-                          number(l->bandwidth), "step_seconds", b->step_seconds, "step_min",
-                          b->step_min, "step_max", b->step_max, "images_per_second",
-                          (double)b->config->train_batch / b->step_seconds, "flops", b->flops,
-                          "flops_reference", b->flops_reference, "peak_share",
-                          number(l->flops > 0 ? b->flops / b->step_seconds / l->flops : 0),
-                          "phases", phases, "ops", ops_object(b)));
+    return dump(json_pack(
+        "{s:s, s:s, s:i, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:o}", "model",
+        b->config->model_name, "device", b->device, "threads", l->threads, "peak_flops",
+        number(l->flops), "peak_bandwidth", number(l->bandwidth), "step_seconds", b->step_seconds,
+        "step_min", b->step_min, "step_max", b->step_max, "images_per_second",
+        (double)b->config->train_batch / b->step_seconds, "flops", b->flops, "flops_reference",
+        b->flops_reference, "peak_share",
+        number(l->flops > 0 ? b->flops / b->step_seconds / l->flops : 0), "phases", phases, "ops",
+        ops_object(b), "on_device", b->on_host ? json_null() : report_device_json(b, a)));
 }
 
 /* ---- loader --------------------------------------------------------------------------------- */
@@ -156,20 +163,70 @@ static enum status loader_json(const struct bench_loader *b)
                           b->images_per_core_second / b->decodes_per_core_second));
 }
 
+/* ---- counted, not run ------------------------------------------------------------------------ */
+static enum status count_step(const struct config *c, bool json)
+{
+    const struct ops *ops;
+    struct cost cost;
+    struct account account;
+    struct bench_count count;
+    const struct bench_count *counted = NULL;
+
+    TRY(device_for_planning(c->run_device, &ops));
+    TRY(cost_of(c, ops, &cost));
+    TRY(account_of(c, ops, &cost, &account));
+    if (ops->count) {
+        TRY(bench_count_run(&count, c, ops));
+        counted = &count;
+    }
+    if (json) return dump(report_account_json(c, &cost, &account, counted));
+    printf("device %s, nothing was run\n", ops->name);
+    report_account(c, &cost, &account, counted);
+    if (!counted)
+        printf("\nlaunches: not counted on this device; samforge_emu --device emu counts them\n");
+    return OK;
+}
+
+static enum status time_step(struct bench_step *step, bool ops, bool json)
+{
+    struct limits l;
+    struct cost cost;
+    struct account account;
+    const struct ops *device;
+
+    TRY(bench_step_run(step, ops));
+    TRY(measure_limits(&l, step));
+    TRY(device_for_planning(step->config->run_device, &device));
+    TRY(cost_of(step->config, device, &cost));
+    TRY(account_of(step->config, device, &cost, &account));
+    if (json) return step_json(step, &l, &account);
+    print_limits(&l, step);
+    print_step(step, &l);
+    if (!step->on_host) report_device(step, &account);
+    if (ops) print_ops(step, &l);
+    return OK;
+}
+
 /* ---- the command ---------------------------------------------------------------------------- */
 enum status cmd_bench(int argc, char **argv)
 {
     struct config c;
-    struct bench_step step = { .config = &c, .n_timed = 10 };
+    struct bench_step step = { .config = &c, .side = 8192, .n_timed = 10 };
     struct bench_loader loader = { .frame = 1024, .masks = 64, .threads = 1, .n_images = 200 };
-    struct limits l;
     int64_t threads = 1;
-    bool json = false, done = false;
+    bool json = false, count = false, done = false;
+    const char *device = NULL;
     const struct option_row rows[] = {
         { "steps", 's', OPTION_INT, &step.n_timed, 1, 1e6, "N",
           "steps timed, behind three of warm-up" },
         { "data", 'd', OPTION_TEXT, &step.data, 0, 0, "SHARDS",
           "train on these through the loader; default: made-up slots in memory" },
+        { "device", 0, OPTION_TEXT, &device, 0, 0, "NAME",
+          "auto, cpu, ref, cuda or emu; default: run.device" },
+        { "count", 0, OPTION_FLAG, &count, 0, 0, NULL,
+          "run nothing: FLOPs, bytes, launches and a roofline of one step" },
+        { "side", 0, OPTION_INT, &step.side, 16, 65536, "N",
+          "GPU: side of the product its limits are measured with; 16 N² bytes are copied" },
         { "frame", 0, OPTION_INT, &loader.frame, 16, 8192, "PIXELS", "loader: side of the frame" },
         { "masks", 0, OPTION_INT, &loader.masks, 1, 4096, "N", "loader: masks an image at most" },
         { "threads", 't', OPTION_INT, &threads, 1, 256, "N", "loader: threads" },
@@ -182,9 +239,12 @@ enum status cmd_bench(int argc, char **argv)
         .arguments = "step|ops CONFIG [section.key=value…] | loader SHARDS",
         .summary = "Times a training step, its ops, or the loader against what this machine can do "
                    "at most.",
-        .examples = "samforge bench step configs/tiny.yaml\n"
-                    "samforge bench ops configs/micro.yaml --steps 20 --json\n"
-                    "samforge bench loader shards/train --threads 1 --frame 1024",
+        .examples =
+            "samforge bench step configs/tiny.yaml\n"
+            "samforge bench ops configs/micro.yaml --steps 20 --json\n"
+            "samforge bench step configs/vit_h.yaml --device cuda train.batch=1\n"
+            "samforge_emu bench step configs/vit_h.yaml --device emu --count train.batch=1\n"
+            "samforge bench loader shards/train --threads 1 --frame 1024",
         .notes =
             "step: without the cost of timing single ops. ops: each op of one step, forward and "
             "backward.\n"
@@ -210,11 +270,6 @@ enum status cmd_bench(int argc, char **argv)
     if (!ops && strcmp(arguments[0], "step") != 0)
         FAIL(E_USAGE, "bench knows step, ops and loader, not \"%s\"", arguments[0]);
     TRY(config_load(&c, arguments[1], arguments + 2, n - 2));
-    TRY(bench_step_run(&step, ops));
-    TRY(measure_limits(&l, step.on_host));
-    if (json) return step_json(&step, &l);
-    print_limits(&l, step.device);
-    print_step(&step, &l);
-    if (ops) print_ops(&step, &l);
-    return OK;
+    if (device) TRY(device_named(device, &c.run_device));
+    return count ? count_step(&c, json) : time_step(&step, ops, json);
 }

@@ -4,6 +4,7 @@
 #include "trainer/command.h"
 #include "trainer/config.h"
 #include "trainer/cost.h"
+#include "trainer/device.h"
 #include "trainer/options.h"
 
 /* Sizes of SA-1B as published (SAM paper §5 and the dataset's card), for storage. */
@@ -15,6 +16,7 @@
 struct plan {
     struct config config;
     struct cost cost;
+    const struct ops *ops; /* whose precision, fused ops and scratch are counted with */
     double gpus, peak_tflops, mfu, price, images;
     double flops, hours, gpu_hours; /* of the whole run */
 };
@@ -54,8 +56,10 @@ static void print_text(const struct plan *p)
            k->step_flops_reference / 1e12, k->step_flops / 1e12);
     printf("  %lld steps, 10^18              %10.2f\n\n", (long long)c->train_steps,
            p->flops / 1e18);
-    printf("memory a rank, f32, GB\n");
-    printf("  weights, gradient, two moments      %8.3f\n", 4.0 * (double)k->weights_bytes / 1e9);
+    printf("memory a rank, device %s, activations in %s, GB\n", p->ops->name,
+           dtype_name(k->compute));
+    printf("  weights, gradient, two moments      %8.3f\n",
+           (k->compute == BF16 ? 4.5 : 4.0) * (double)k->weights_bytes / 1e9);
     printf("  encoder activations                 %8.3f\n", (double)k->encoder_bytes / 1e9);
     printf("  encoder activations, recomputed     %8.3f   train.recompute=true\n",
            (double)k->encoder_bytes_recomputed / 1e9);
@@ -82,8 +86,8 @@ static enum status print_json(const struct plan *p)
     const struct config *c = &p->config;
     const struct cost *k = &p->cost;
     json_t *j = json_pack(
-        "{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:f, "
-        "s:f, s:f, s:f}",
+        "{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, "
+        "s:s, s:f, s:f, s:f, s:f}",
         "model", c->model_name, "parameters", (json_int_t)k->n_params, "tensors",
         (json_int_t)k->n_tensors, "encoder_gmac_reference",
         k->encoder.forward.flops_reference / 2e9, "encoder_gmac", k->encoder.forward.flops / 2e9,
@@ -94,9 +98,9 @@ static enum status print_json(const struct plan *p)
         "weights_bytes", (json_int_t)k->weights_bytes, "encoder_activation_bytes",
         (json_int_t)k->encoder_bytes, "encoder_activation_bytes_recomputed",
         (json_int_t)k->encoder_bytes_recomputed, "decoder_activation_bytes",
-        (json_int_t)k->decoder_bytes, "checkpoint_bytes", (json_int_t)k->checkpoint_bytes,
-        "run_eflop", p->flops / 1e18, "gpu_hours", p->gpu_hours, "hours", p->hours, "dollars",
-        p->gpu_hours * p->price);
+        (json_int_t)k->decoder_bytes, "checkpoint_bytes", (json_int_t)k->checkpoint_bytes, "device",
+        p->ops->name, "precision", dtype_name(k->compute), "run_eflop", p->flops / 1e18,
+        "gpu_hours", p->gpu_hours, "hours", p->hours, "dollars", p->gpu_hours * p->price);
     const int bad = !j || json_dumpf(j, stdout, JSON_INDENT(2)) != 0;
 
     json_decref(j);
@@ -142,7 +146,8 @@ enum status cmd_plan(int argc, char **argv)
     TRY(options_parse(&spec, argc, argv, &arguments, &n, &done));
     if (done) return OK;
     TRY(config_load(&p.config, arguments[0], arguments + 1, n - 1));
-    TRY(cost_of(&p.config, &ops_cpu, &p.cost));
+    TRY(device_for_planning(p.config.run_device, &p.ops));
+    TRY(cost_of(&p.config, p.ops, &p.cost));
     work_out(&p);
     if (json) return print_json(&p);
     print_text(&p);

@@ -84,3 +84,21 @@ enum status device_open(const struct device_options *o, struct comm *c, const st
     free(all);
     return s;
 }
+
+enum status device_for_planning(int choice, const struct ops **ops)
+{
+    const char *missing = NULL;
+
+    if (choice == DEVICE_AUTO || choice == DEVICE_CUDA) {
+        const bool gpu = ops_find("cuda") != NULL;
+
+        *ops = gpu || choice == DEVICE_CUDA ? plugin_planning_ops() : NULL;
+        if (*ops && ops_missing(*ops, &missing) == 0) return OK;
+        if (*ops) log_warn("planned for the CPU: device cuda has no %s", missing);
+        if (!*ops && choice == DEVICE_CUDA) log_warn("planned for the CPU: %s", plugin_reason());
+        choice = DEVICE_CPU;
+    }
+    *ops = ops_find(names[choice]);
+    if (!*ops) FAIL(E_NO_DEVICE, "this program has no device %s", names[choice]);
+    return OK;
+}

@@ -22,4 +22,8 @@ struct device_options {
 enum status device_open(const struct device_options *o, struct comm *c,
                         const struct ops **ops) MUST_CHECK;
 
+/* For counting what a run would do, on a machine that cannot do it: the ops of that choice, not open. cuda: the module's,
+ * without a GPU too; where there is no module, and for auto without a GPU, the CPU's, said in the log. */
+enum status device_for_planning(int choice, const struct ops **ops) MUST_CHECK;
+
 #endif

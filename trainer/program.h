@@ -170,7 +170,8 @@ struct program_cost {
     int64_t n_nodes;
 };
 
-/* Sums by op into cost[NODE_OP_COUNT]; backward or forward. Local, needs no memory. */
+/* Sums by op into cost[NODE_OP_COUNT]; backward, with what is computed again for it, or forward. A sum and its norm
+ * that run as one op are one node, counted where a profile times them. Local, needs no memory. */
 void program_cost(const struct program *p, bool backward, struct program_cost *cost);
 struct program_cost program_cost_total(const struct program *p, bool backward);
 const char *program_op_name(enum node_op op);

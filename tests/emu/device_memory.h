@@ -56,6 +56,13 @@ void emu_set_strict(void);
 void emu_unlock(void);
 void emu_lock(void);
 
+/* Counting, as in struct ops: launches are counted and not run, and buffers taken from then on are
+ * addresses without memory. */
+void emu_count(bool on);
+bool emu_counts(void);
+struct launch_count;
+int64_t emu_launches(struct launch_count *list, int64_t room);
+
 /* 0 threads in order; 1 the last one first, and it runs as far ahead as it can; 2… at random. */
 void emu_set_seed(unsigned seed);
 

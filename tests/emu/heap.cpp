@@ -81,7 +81,8 @@ static pages pages_of(const buffer &b)
 static void protect(int how)
 {
     for (const buffer &b : buffers)
-        if (!b.given_back && mprotect(pages_of(b).first, pages_of(b).bytes, how) != 0) {
+        if (!b.given_back && !b.reserved &&
+            mprotect(pages_of(b).first, pages_of(b).bytes, how) != 0) {
             perror("emu: mprotect");
             exit(1);
         }
@@ -134,7 +135,7 @@ void *emu_take(int64_t bytes, const char *name, bool zeros)
         exit(1);
     }
     used += (n_pages + 1) * PAGE;
-    if (mprotect(first, n_pages * PAGE, PROT_READ | PROT_WRITE) != 0) {
+    if (!emu_counts() && mprotect(first, n_pages * PAGE, PROT_READ | PROT_WRITE) != 0) {
         perror("emu: mprotect");
         exit(1);
     }
@@ -143,16 +144,17 @@ void *emu_take(int64_t bytes, const char *name, bool zeros)
                  nullptr,
                  nullptr,
                  name,
-                 false };
+                 false,
+                 emu_counts() };
 
     if (b.base == (uintptr_t)first + n_pages * PAGE) b.base = (uintptr_t)first; /* of 0 bytes */
-    if (m.checked) {
+    if (m.checked && !b.reserved) {
         b.shadow = (unit *)map_memory(shadow_bytes(b), true);
         b.written = (uint8_t *)map_memory(written_bytes(b), true);
         if (zeros) memset(b.written, 1, written_bytes(b));
     }
-    memset(first, PATTERN, n_pages * PAGE);
-    memset((void *)b.base, zeros ? 0 : POISON, size);
+    if (!b.reserved) memset(first, PATTERN, n_pages * PAGE);
+    if (!b.reserved) memset((void *)b.base, zeros ? 0 : POISON, size);
     buffers.push_back(b);
     if (strict && n_unlocked == 0) mprotect(first, n_pages * PAGE, PROT_NONE);
     for (size_t i = 0; i < n_pages; i++)
@@ -171,7 +173,7 @@ void emu_give(void *p)
         return;
     }
     emu_unlock();
-    check_pattern(*b);
+    if (!b->reserved) check_pattern(*b);
     b->given_back = true;
     mprotect(pages_of(*b).first, pages_of(*b).bytes, PROT_NONE);
     madvise(pages_of(*b).first, pages_of(*b).bytes, MADV_DONTNEED);
@@ -201,6 +203,7 @@ bool emu_range(const void *p, int64_t bytes, bool write)
 bool emu_read(void *host, const void *dev, int64_t bytes)
 {
     if (!emu_range(dev, bytes, false)) return false;
+    if (emu_counts()) return memset(host, 0, (size_t)bytes) != nullptr;
     emu_unlock();
     memcpy(host, dev, (size_t)bytes);
     emu_lock();

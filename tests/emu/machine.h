@@ -5,6 +5,7 @@
  *   barrier.cpp     barriers of the block, and the order they make between warps
  *   collective.cpp  shuffles, ballots, ldmatrix, mma
  *   async_copy.cpp  cp.async: lands when waited for
+ *   record.cpp      launches counted instead of run
  *   heap.cpp        device memory       shared.cpp  shared memory, static and dynamic
  *   shadow.cpp      who touched what: races, unwritten and outside accesses
  *   hooks.cpp       where the compiler's instrumentation calls in
@@ -128,6 +129,7 @@ struct buffer {
     uint8_t *written; /* one for two bytes */
     std::string name;
     bool given_back;
+    bool reserved; /* addresses only: taken while launches were counted */
 };
 bool heap_holds(uintptr_t a);
 buffer *heap_buffer(uintptr_t a);  /* whose pages these are, or NULL */
@@ -149,6 +151,9 @@ std::string shared_name(uintptr_t a);
 
 /* shadow.cpp */
 void check_access(fiber *f, uintptr_t a, unsigned bytes, access kind, uint32_t pc);
+
+/* record.cpp */
+bool record_launch(const launch &l); /* true: that is all there is to do */
 
 /* report.cpp */
 void report(emu_report kind, uint64_t key, const char *format, ...)

@@ -41,6 +41,7 @@ static enum status emu_put(void *dev, const void *host, int64_t bytes, struct st
 {
     (void)s;
     TRY(check_range("put", dev, bytes, true));
+    if (emu_counts()) return OK;
     emu_unlock();
     if (bytes > 0) memcpy(dev, host, (size_t)bytes);
     emu_lock();
@@ -51,6 +52,8 @@ static enum status emu_get(void *host, const void *dev, int64_t bytes, struct st
 {
     (void)s;
     TRY(check_range("get", dev, bytes, false));
+    if (emu_counts() && bytes > 0) memset(host, 0, (size_t)bytes);
+    if (emu_counts()) return OK;
     if (bytes > 0 && !emu_read(host, dev, bytes))
         FAIL(E_DEVICE, "get: %lld bytes", (long long)bytes);
     return OK;
@@ -61,6 +64,7 @@ static enum status emu_copy(void *dst, const void *src, int64_t bytes, struct st
     (void)s;
     TRY(check_range("copy to", dst, bytes, true));
     TRY(check_range("copy from", src, bytes, false));
+    if (emu_counts()) return OK;
     emu_unlock();
     if (bytes > 0) memmove(dst, src, (size_t)bytes);
     emu_lock();
@@ -71,6 +75,7 @@ static enum status emu_zero(void *dev, int64_t bytes, struct stream *s)
 {
     (void)s;
     TRY(check_range("zero", dev, bytes, true));
+    if (emu_counts()) return OK;
     emu_unlock();
     if (bytes > 0) memset(dev, 0, (size_t)bytes);
     emu_lock();
@@ -90,6 +95,12 @@ static enum status emu_sync(struct stream *s)
     return OK;
 }
 
+static enum status emu_count_launches(bool on)
+{
+    emu_count(on);
+    return OK;
+}
+
 #define OPS_EMU(name) .name = name##_cuda,
 const struct ops ops_emu = { .name = "emu",
                              .bf16 = true,
@@ -104,4 +115,6 @@ const struct ops ops_emu = { .name = "emu",
                              .zero = emu_zero,
                              .accumulate = emu_accumulate,
                              .sync = emu_sync,
+                             .count = emu_count_launches,
+                             .launches = emu_launches,
                              OPS_LIST(OPS_EMU) };

@@ -7,7 +7,9 @@
 #   golden     the whole model against the reference implementation, in f32 and in bf16
 #   train      losses as on the CPU, a stop and a resume to the same bits, scores as on the CPU
 #   sanitize   compute-sanitizer over the tests of the ops, where it is installed
-#   bench      steps of vit_b and vit_h with all masks and rounds; their JSON in $OUT
+#   bench      steps of vit_b, vit_l and vit_h with all masks and rounds, by phase and op, beside limits measured in the same run;
+#              text and JSON in $OUT
+#   beside     the same steps beside PyTorch's, where PYTHON (default python3) has PyTorch; its JSON in $OUT
 #
 # In the environment: PREFIX, a folder made by fetch_packages.sh where the libraries are not installed; BUILD, the build's
 # folder; OUT, where results and logs go; GOLDEN, the folder of golden files; JOBS. Needs an NVIDIA GPU of compute capability
@@ -108,23 +110,34 @@ sanitize() {
     return $bad
 }
 
-# The recipe of the paper: 64 masks of an image, 11 rounds; one image, as a rank of 256 has it.
+# The recipe of the paper: 64 masks of an image, 11 rounds; one image, as a rank of 256 has it. No drop path and no dropout, as
+# on the other side of `beside`. Masks in chunks as configured, and all at once, with an eighth of the launches.
 bench() {
     bad=0
-    for model in vit_b vit_h; do
-        "$build/samforge" bench step configs/$model.yaml --steps 5 run.device=cuda train.batch=1 train.masks=64 train.rounds=11 \
-            --json >"$out/bench_$model.json" || bad=1
-        cat "$out/bench_$model.json"
+    for model in vit_b vit_l vit_h; do
+        for chunk in 8 64; do
+            for form in "" --json; do
+                # shellcheck disable=SC2086
+                "$build/samforge" bench ops configs/$model.yaml --steps 5 --device cuda $form train.batch=1 train.masks=64 \
+                    train.rounds=11 train.chunk=$chunk train.drop_path=0 train.dropout=0 train.recompute=false \
+                    >"$out/bench_${model}_chunk$chunk${form:+.json}" || bad=1
+            done
+            cat "$out/bench_${model}_chunk$chunk"
+        done
         nvidia-smi --query-gpu=name,memory.total,clocks.sm --format=csv,noheader
     done
     return $bad
 }
 
+beside() {
+    "${PYTHON:-python3}" tests/bench/beside_torch_gpu.py --samforge "$build/samforge" --out "$out/beside.json"
+}
+
 stage build build_all
 [ -z "$failed" ] || exit 1
-for name in ${*:-conform ops golden train sanitize bench}; do
+for name in ${*:-conform ops golden train sanitize bench beside}; do
     case $name in
-    conform | ops | golden | train | sanitize | bench) stage "$name" "$name" ;;
+    conform | ops | golden | train | sanitize | bench | beside) stage "$name" "$name" ;;
     *)
         echo "no stage is called $name"
         exit 2

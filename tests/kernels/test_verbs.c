@@ -63,6 +63,29 @@ static void outside(const struct ops *be, struct stream *s)
     emu_forget_reports();
     be->free(a);
 }
+
+/* Launches counted and not run, on 32 GiB that are not there. */
+static void counted(const struct ops *be, struct stream *s)
+{
+    const int64_t n = (int64_t)1 << 33;
+    struct launch_count list[2] = { { 0 } };
+    float here[4] = { 1, 1, 1, 1 };
+    void *big, *small;
+
+    CHECK(be->alloc(&small, BYTES) == OK);
+    CHECK(be->count(true) == OK && be->launches(list, 2) == 0);
+    CHECK(be->alloc(&big, n * 4) == OK && be->zero(big, n * 4, s) == OK);
+    for (int i = 0; i < 3; i++) CHECK(be->accumulate(big, small, N, s) == OK);
+    CHECK(be->put(big, here, sizeof here, s) == OK && be->copy(small, big, BYTES, s) == OK);
+    CHECK(be->get(here, small, sizeof here, s) == OK && here[0] == 0 && here[3] == 0);
+    CHECK(be->launches(list, 2) == 1 && list[0].kernel && list[0].n == 3);
+    CHECK(be->launches(list, 0) == 1);
+    be->free(big);
+    CHECK(be->count(false) == OK && be->accumulate(small, small, N, s) == OK);
+    CHECK(be->launches(list, 2) == 1 && list[0].n == 3);
+    CHECK(be->count(true) == OK && be->launches(list, 2) == 0 && be->count(false) == OK);
+    be->free(small);
+}
 #endif
 
 int main(int argc, char **argv)
@@ -74,6 +97,7 @@ int main(int argc, char **argv)
     accumulates(be, &s);
 #ifdef TESTS_ON_EMU
     outside(be, &s);
+    counted(be, &s);
 #endif
     return check_done("test_verbs");
 }
