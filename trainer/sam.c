@@ -6,6 +6,8 @@
 #include "kernels/base/arena.h"
 #include "kernels/base/check.h"
 
+enum { SCRATCH_ALIGN = 256 }; /* of a library's workspace */
+
 static const struct {
     bool mask_prompt;
     int first_mask, n_out;
@@ -121,6 +123,7 @@ static void carve(struct sam *s)
     s->encoder_block = piece(s, program_bytes(s->encoder));
     s->decoder_block = piece(s, s->decoder_bytes * s->n_rounds_kept);
     s->stream.scratch_bytes = scratch_bytes(s);
+    s->memory_bytes = (s->memory_bytes + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
     s->stream.scratch = piece(s, s->stream.scratch_bytes);
     s->pixels_u8 = tensor_4d(NULL, U8, 1, S, S, 3);
     s->pixels_f32 = tensor_4d(NULL, F32, 1, S, S, 3);

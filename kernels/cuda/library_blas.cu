@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/dense.h"
 #include "kernels/cuda/library.h"
+#include "kernels/cuda/runtime.h"
 
 #include <cublasLt.h>
 
@@ -94,10 +95,17 @@ static enum status choose(struct blas_plan *p)
                                               &schemes, sizeof schemes));
     for (cublasLtMatmulPreferenceAttributes_t which : aligned)
         BLAS(cublasLtMatmulPreferenceSetAttribute(&wish, which, &align, sizeof align));
+    if (p->shape.has_bias) { /* only its alignment is looked at */
+        const void *const somewhere = (const void *)(uintptr_t)LIBRARY_ALIGN;
+
+        BLAS(cublasLtMatmulDescSetAttribute(&p->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                            &somewhere, sizeof somewhere));
+    }
     BLAS(cublasLtMatmulAlgoGetHeuristic(handle, &p->product, &p->a, &p->b, &p->c, &p->c, &wish, 1,
                                         &found, &n_found));
     if (n_found < 1)
-        FAIL(E_DEVICE, "cuBLASLt has no algorithm for %lld x %lld sums of %lld; own products have",
+        FAIL(E_DEVICE,
+             "cuBLASLt has no algorithm for %lld x %lld sums of %lld; say run.own_products=true",
              (long long)p->shape.m, (long long)p->shape.n, (long long)p->shape.k);
     BLAS(found.state);
     p->algorithm = found.algo;
@@ -136,7 +144,7 @@ static enum status multiply(struct blas_plan *p, void *c, const void *a, const v
     const uintptr_t places = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c;
 
     if (places % LIBRARY_ALIGN)
-        FAIL(E_DEVICE, "an operand of cuBLASLt is not on %d bytes; own products take it",
+        FAIL(E_DEVICE, "an operand of cuBLASLt is not on %d bytes; say run.own_products=true",
              (int)LIBRARY_ALIGN);
     if (p->shape.has_bias)
         BLAS(cublasLtMatmulDescSetAttribute(&p->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
@@ -173,8 +181,8 @@ __global__ static void __launch_bounds__(BLAS_THREADS)
 /* Rows of whole 16 bytes; the rest, small anyway, is left to own products. */
 extern "C" bool library_linear_takes(struct tensor x, struct tensor w, const struct stream *s)
 {
-    return !s->own_products && w.dtype == BF16 && tensor_count(x) > 0 && w.dim[0] > 0 &&
-           w.dim[0] % 8 == 0 && w.dim[1] % 8 == 0;
+    return !s->own_products && runtime_is_open() && w.dtype == BF16 && tensor_count(x) > 0 &&
+           w.dim[0] > 0 && w.dim[0] % 8 == 0 && w.dim[1] % 8 == 0;
 }
 
 extern "C" enum status library_linear_fwd(struct tensor y, struct tensor pre, struct tensor x,

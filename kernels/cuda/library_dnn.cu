@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/kernel_rows.h"
 #include "kernels/cuda/library.h"
+#include "kernels/cuda/runtime.h"
 
 #include <cudnn.h>
 
@@ -56,14 +57,16 @@ static enum status describe(struct dnn_plan *p)
     return OK;
 }
 
-/* The fastest, as the library thinks, whose sums have one order; false: none. */
+/* The fastest, as the library thinks, whose sums have one order, and the arithmetic that this was said
+ * of; false: none. */
 template <class PERFORMANCE, class ALGORITHM>
-static bool best(ALGORITHM *algorithm, const PERFORMANCE *found, int n_found)
+static bool best(ALGORITHM *algorithm, cudnnMathType_t *math, const PERFORMANCE *found, int n_found)
 {
     for (int i = 0; i < n_found; i++)
         if (found[i].status == CUDNN_STATUS_SUCCESS &&
             found[i].determinism == CUDNN_DETERMINISTIC && found[i].memory <= MAX_WORKSPACE) {
             *algorithm = found[i].algo;
+            *math = found[i].mathType;
             return true;
         }
     return false;
@@ -73,6 +76,7 @@ static enum status choose(struct dnn_plan *p)
 {
     cudnnConvolutionFwdAlgoPerf_t forward[MAX_ALGORITHMS];
     cudnnConvolutionBwdDataAlgoPerf_t backward[MAX_ALGORITHMS];
+    cudnnMathType_t math = CUDNN_TENSOR_OP_MATH;
     size_t bytes = 0;
     int n = 0;
     bool any;
@@ -80,16 +84,18 @@ static enum status choose(struct dnn_plan *p)
     if (p->shape.backward) {
         DNN(cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, p->w, p->y, p->convolution, p->x,
                                                         MAX_ALGORITHMS, &n, backward));
-        any = best(&p->backward, backward, n);
+        any = best(&p->backward, &math, backward, n);
     } else {
         DNN(cudnnGetConvolutionForwardAlgorithm_v7(handle, p->x, p->w, p->convolution, p->y,
                                                    MAX_ALGORITHMS, &n, forward));
-        any = best(&p->forward, forward, n);
+        any = best(&p->forward, &math, forward, n);
     }
     if (!any)
-        FAIL(E_DEVICE,
-             "cuDNN has no algorithm of one order for %lld x %lld pixels; own products do",
-             (long long)p->shape.h, (long long)p->shape.w);
+        FAIL(
+            E_DEVICE,
+            "cuDNN has no algorithm of one order for %lld x %lld pixels; say run.own_products=true",
+            (long long)p->shape.h, (long long)p->shape.w);
+    DNN(cudnnSetConvolutionMathType(p->convolution, math));
     if (p->shape.backward)
         DNN(cudnnGetConvolutionBackwardDataWorkspaceSize(handle, p->w, p->y, p->convolution, p->x,
                                                          p->backward, &bytes));
@@ -130,7 +136,7 @@ static enum status plan_of(const struct dnn_plan **p, struct dnn_shape z)
 static enum status check_aligned(const void *a, const void *b)
 {
     if (((uintptr_t)a | (uintptr_t)b) % LIBRARY_ALIGN)
-        FAIL(E_DEVICE, "an operand of cuDNN is not on %d bytes; own products take it",
+        FAIL(E_DEVICE, "an operand of cuDNN is not on %d bytes; say run.own_products=true",
              (int)LIBRARY_ALIGN);
     return OK;
 }
@@ -140,8 +146,9 @@ extern "C" bool library_conv3x3_takes(struct tensor x, struct tensor w, const st
 {
     const int64_t n = tensor_count(x);
 
-    return !s->own_products && w.dtype == BF16 && n > 0 && n <= INT32_MAX && w.dim[0] > 0 &&
-           n / w.dim[1] * w.dim[0] <= INT32_MAX && w.dim[0] % 8 == 0 && w.dim[1] % 8 == 0;
+    return !s->own_products && runtime_is_open() && w.dtype == BF16 && n > 0 && n <= INT32_MAX &&
+           w.dim[0] > 0 && n / w.dim[1] * w.dim[0] <= INT32_MAX && w.dim[0] % 8 == 0 &&
+           w.dim[1] % 8 == 0;
 }
 
 extern "C" enum status library_conv3x3_fwd(struct tensor y, struct tensor x, struct tensor w,

@@ -106,9 +106,13 @@ __global__ static void __launch_bounds__(STEP_THREADS)
     const int64_t first = all.begin + (int64_t)blockIdx.x * STEP_BLOCK + (int)threadIdx.x;
     const int64_t end = all.end[all.n - 1];
     int k = segment_of(all, first);
-    float scale;
+    __shared__ float scale; /* a division and a root in double: once a block */
+    __shared__ bool learns;
 
-    if (!adamw_scale(&scale, o.grad_scale, o.clip, o.squares, o.n_squares)) return;
+    if (threadIdx.x == 0)
+        learns = adamw_scale(&scale, o.grad_scale, o.clip, o.squares, o.n_squares);
+    __syncthreads();
+    if (!learns) return;
 
     for (int item = 0; item < STEP_ITEMS; item++) {
         const int64_t i = first + (int64_t)item * STEP_THREADS;

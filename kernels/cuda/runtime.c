@@ -123,6 +123,11 @@ enum status runtime_open(void)
     return OK;
 }
 
+bool runtime_is_open(void)
+{
+    return gpu.open;
+}
+
 void *runtime_queue(void)
 {
     return gpu.queue;

@@ -5,11 +5,16 @@
 
 #include "kernels/plugin.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Chooses the GPU: the local rank's, modulo those this process sees. NULL, or why there is none. */
 const char *runtime_choose(int local_rank);
 const char *runtime_device(uint64_t *id);
 
 enum status runtime_open(void) MUST_CHECK;
+bool runtime_is_open(void); /* without a GPU, programs can still be planned: with own products */
 void *runtime_queue(void);
 enum status runtime_alloc(void **p, int64_t bytes) MUST_CHECK;
 void runtime_free(void *p);
@@ -22,4 +27,7 @@ enum status runtime_sync(struct stream *s) MUST_CHECK;
 void *runtime_shared_alloc(int64_t bytes);
 void runtime_shared_free(void *p);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
