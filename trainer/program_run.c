@@ -174,7 +174,7 @@ static enum status run_steps(const struct program *p, int begin, int end,
         else
             TRY(run_forward(p, s.node, run, s.kind == STEP_FORWARD));
         if (s.kind == STEP_BACKWARD) tell_ready(p, s.node, run);
-        if (s.kind == STEP_BACKWARD && pair) tell_ready(p, s.node - 1, run);
+        if (s.kind == STEP_BACKWARD && pair) tell_ready(p, p->step[t].node, run);
         if (run->profile) {
             const bool backward = s.kind != STEP_FORWARD;
             const enum node_op op = p->node[s.node].op;
