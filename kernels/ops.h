@@ -119,6 +119,14 @@ struct ops {
                               struct stream *s); /* dst += src */
     enum status (*sync)(struct stream *s);
 
+    /* A step recorded and run as one; NULL where a backend cannot. Between begin and end what would
+     * join the queue is kept instead, with the bytes that put was given; get, sync and alloc fail.
+     * end: what was kept is the step to replay next; without keep it is dropped. replay: that step
+     * joins the queue, once. A step may be recorded while the one before it still runs. */
+    enum status (*record_begin)(struct stream *s);
+    enum status (*record_end)(bool keep, struct stream *s);
+    enum status (*replay)(struct stream *s);
+
     /* Counting; NULL where a backend cannot. From count(true) on launches are checked and counted,
      * not run; alloc reserves addresses that are never touched, so ask before memory is taken;
      * put, copy and zero check their range, and get answers zeros. count(false) ends that; what was

@@ -119,17 +119,6 @@ DEVICE void named_barrier(int id, int n_threads)
     asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(n_threads) : "memory");
 }
 
-/* Host: bytes from the device, complete on return. */
-static inline enum status device_get(void *host, const void *dev, size_t bytes, struct stream *s)
-{
-    cudaError_t e = cudaMemcpyAsync(host, dev, bytes, cudaMemcpyDefault, (cudaStream_t)s->queue);
-
-    if (e == cudaSuccess) e = cudaStreamSynchronize((cudaStream_t)s->queue);
-    if (e != cudaSuccess)
-        FAIL(E_DEVICE, "%zu bytes from the device: %s", bytes, cudaGetErrorString(e));
-    return OK;
-}
-
 #else
 
 #include "tests/emu/device_memory.h"
@@ -196,14 +185,6 @@ DEVICE float exp2_approximate(float x)
 DEVICE void named_barrier(int id, int n_threads, EMU_PLACE)
 {
     emu::named_barrier(id, n_threads, at);
-}
-
-static inline enum status device_get(void *host, const void *dev, size_t bytes, struct stream *s)
-{
-    (void)s;
-    if (!emu_read(host, dev, (int64_t)bytes))
-        FAIL(E_DEVICE, "%zu bytes from the device: not in one buffer", bytes);
-    return OK;
 }
 
 #endif

@@ -67,6 +67,11 @@ static const struct plugin_table table = {
              .zero = runtime_zero,
              .accumulate = accumulate_cuda,
              .sync = runtime_sync,
+#ifndef LAUNCH_CHECKED /* waiting behind each launch is what recording cannot do */
+             .record_begin = runtime_record_begin,
+             .record_end = runtime_record_end,
+             .replay = runtime_replay,
+#endif
              OPS_LIST(OPS_CUDA) },
 };
 

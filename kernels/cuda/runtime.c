@@ -1,10 +1,11 @@
 #include "kernels/cuda/runtime.h"
 
-#include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "kernels/base/log.h"
+#include "kernels/cuda/failure.h"
+#include "kernels/cuda/graph.h"
 
 /* A put copies the host's bytes into pinned pieces, from where the GPU fetches them when their turn
  * comes. A piece is used again once the event behind its last bytes is over: only a queue that lags
@@ -29,21 +30,6 @@ static struct {
     struct piece piece[PIECES];
     int now; /* the piece being filled */
 } gpu = { .index = -1 };
-
-#define CUDA(call, ...)                                                                            \
-    do {                                                                                           \
-        const cudaError_t cuda_e_ = (call);                                                        \
-        if (cuda_e_ != cudaSuccess) return failed(cuda_e_, __FILE__, __LINE__, __VA_ARGS__);       \
-    } while (0)
-
-static enum status failed(cudaError_t e, const char *file, int line, const char *what,
-                          int64_t bytes)
-{
-    const enum status s = e == cudaErrorMemoryAllocation ? E_MEMORY : E_DEVICE;
-
-    return status_fail(s, file, line, "%s (%lld bytes): %s, %s", what, (long long)bytes,
-                       cudaGetErrorName(e), cudaGetErrorString(e));
-}
 
 static cudaStream_t queue_of(const struct stream *s)
 {
@@ -150,8 +136,20 @@ static enum status next_piece(void)
     return OK;
 }
 
+/* Of a step being recorded: its bytes lie still until that step is over. */
+static enum status put_recorded(void *dev, const void *host, int64_t bytes, struct stream *s)
+{
+    const void *pinned;
+
+    if (bytes == 0) return OK;
+    TRY(graph_hold(&pinned, host, bytes));
+    CUDA(cudaMemcpyAsync(dev, pinned, (size_t)bytes, cudaMemcpyDefault, queue_of(s)), "put", bytes);
+    return OK;
+}
+
 enum status runtime_put(void *dev, const void *host, int64_t bytes, struct stream *s)
 {
+    if (graph_is_recording()) return put_recorded(dev, host, bytes, s);
     for (int64_t done = 0; done < bytes;) {
         struct piece *p = gpu.piece + gpu.now;
         int64_t n = bytes - done;
@@ -173,6 +171,12 @@ enum status runtime_put(void *dev, const void *host, int64_t bytes, struct strea
 }
 
 /* ---- the other verbs -------------------------------------------------------------------------- */
+static enum status not_recording(const char *what)
+{
+    if (graph_is_recording()) FAIL(E_DEVICE, "%s while a step is being recorded", what);
+    return OK;
+}
+
 enum status runtime_alloc(void **p, int64_t bytes)
 {
     size_t unused = 0, all = 0;
@@ -180,6 +184,7 @@ enum status runtime_alloc(void **p, int64_t bytes)
     cudaError_t e;
 
     TRY(runtime_open());
+    TRY(not_recording("memory is taken"));
     e = cudaMalloc(&made, (size_t)(bytes > 0 ? bytes : 1));
     if (e == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError(); /* it is said here, not by the next launch */
@@ -210,6 +215,7 @@ void runtime_free(void *p)
 
 enum status runtime_get(void *host, const void *dev, int64_t bytes, struct stream *s)
 {
+    TRY(not_recording("the device is waited for"));
     if (bytes > 0)
         CUDA(cudaMemcpyAsync(host, dev, (size_t)bytes, cudaMemcpyDefault, queue_of(s)), "get",
              bytes);
@@ -233,8 +239,10 @@ enum status runtime_zero(void *dev, int64_t bytes, struct stream *s)
 /* Where a kernel that failed while it ran comes to light. */
 enum status runtime_sync(struct stream *s)
 {
-    cudaError_t e = cudaStreamSynchronize(queue_of(s));
+    cudaError_t e;
 
+    TRY(not_recording("the device is waited for"));
+    e = cudaStreamSynchronize(queue_of(s));
     if (e == cudaSuccess) e = cudaGetLastError();
     if (e != cudaSuccess)
         FAIL(E_DEVICE,
@@ -242,6 +250,24 @@ enum status runtime_sync(struct stream *s)
              "kernel",
              cudaGetErrorName(e), cudaGetErrorString(e));
     return OK;
+}
+
+/* ---- recorded steps --------------------------------------------------------------------------- */
+enum status runtime_record_begin(struct stream *s)
+{
+    return graph_begin(s->queue);
+}
+
+enum status runtime_record_end(bool keep, struct stream *s)
+{
+    (void)s;
+    return graph_end(keep);
+}
+
+enum status runtime_replay(struct stream *s)
+{
+    (void)s;
+    return graph_replay();
 }
 
 /* ---- memory for tests ------------------------------------------------------------------------- */

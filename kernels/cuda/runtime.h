@@ -23,6 +23,9 @@ enum status runtime_get(void *host, const void *dev, int64_t bytes, struct strea
 enum status runtime_copy(void *dst, const void *src, int64_t bytes, struct stream *s) MUST_CHECK;
 enum status runtime_zero(void *dev, int64_t bytes, struct stream *s) MUST_CHECK;
 enum status runtime_sync(struct stream *s) MUST_CHECK;
+enum status runtime_record_begin(struct stream *s) MUST_CHECK;
+enum status runtime_record_end(bool keep, struct stream *s) MUST_CHECK;
+enum status runtime_replay(struct stream *s) MUST_CHECK;
 
 void *runtime_shared_alloc(int64_t bytes);
 void runtime_shared_free(void *p);

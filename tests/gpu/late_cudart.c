@@ -17,6 +17,14 @@ static struct work {
     bool done;
 } work[MAX_QUEUED];
 static int n_queued;
+/* A graph is what was queued while its stream was captured. An executable holds the addresses it was made
+ * with, and reads what is there when it runs. */
+struct graph {
+    struct work work[64];
+    int n;
+};
+static struct graph *captured; /* NULL: nothing is being captured */
+static cudaStream_t captured_stream;
 static struct event {
     cudaStream_t stream;
     int behind; /* what was queued by then must be done for it to be over */
@@ -45,6 +53,11 @@ static void work_until(int end, cudaStream_t stream, bool all)
 
 static cudaError_t queue(cudaStream_t stream, void *to, const void *from, size_t bytes)
 {
+    if (captured && stream == captured_stream) {
+        if (captured->n == (int)(sizeof captured->work / sizeof *captured->work)) exit(1);
+        captured->work[captured->n++] = (struct work){ stream, to, from, bytes, false };
+        return cudaSuccess;
+    }
     if (n_queued == MAX_QUEUED) {
         fprintf(stderr, "late_cudart: too much is queued\n");
         exit(1);
@@ -176,8 +189,79 @@ cudaError_t cudaDeviceSynchronize(void)
     return late.sync_error;
 }
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
+{
+    if (captured || mode != cudaStreamCaptureModeRelaxed) return cudaErrorIllegalState;
+    captured = calloc(1, sizeof *captured);
+    captured_stream = s;
+    return captured ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
+{
+    if (!captured || s != captured_stream) return cudaErrorIllegalState;
+    *graph = (cudaGraph_t)(void *)captured;
+    captured = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                 unsigned long long flags)
+{
+    struct graph *made = malloc(sizeof *made);
+
+    if (!made || flags) return cudaErrorMemoryAllocation;
+    *made = *(struct graph *)(void *)graph;
+    *executable = (cudaGraphExec_t)(void *)made;
+    late.n_instantiated++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph,
+                                cudaGraphExecUpdateResultInfo *why)
+{
+    struct graph *old = (struct graph *)(void *)executable;
+    const struct graph *new = (struct graph *)(void *)graph;
+    bool alike = old->n == new->n;
+
+    memset(why, 0, sizeof *why);
+    for (int i = 0; alike && i < new->n; i++)
+        alike = !old->work[i].from == !new->work[i].from; /* copies and zeros are kinds of nodes */
+    if (!alike) return cudaErrorGraphExecUpdateFailure;
+    *old = *new;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s)
+{
+    const struct graph *g = (struct graph *)(void *)executable;
+
+    if (captured && s == captured_stream) return cudaErrorIllegalState;
+    for (int i = 0; i < g->n; i++) queue(s, g->work[i].to, g->work[i].from, g->work[i].bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    free(graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable)
+{
+    free(executable);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
+    if (captured && s == captured_stream) return cudaErrorStreamCaptureUnsupported;
     work_until(n_queued, s, false);
     return late.sync_error;
 }

@@ -1,4 +1,4 @@
-/* As much of CUDA's runtime as kernels/cuda/runtime.c asks for, on the host: what is queued happens as late as it may,
+/* As much of CUDA's runtime as kernels/cuda/{runtime,graph}.c ask for, on the host: what is queued happens as late as it may,
  * when somebody waits for it. For its test, where there is no GPU. */
 #ifndef TESTS_GPU_LATE_CUDART_H
 #define TESTS_GPU_LATE_CUDART_H
@@ -14,6 +14,7 @@ struct late_machine {
     cudaError_t sync_error; /* what a failed kernel leaves behind */
     int64_t n_waits;        /* counted: events and streams waited for while something was queued */
     int device;             /* counted: the one that was set */
+    int64_t n_instantiated; /* counted: graphs made executable anew, not by an update */
 };
 extern struct late_machine late;
 

@@ -86,6 +86,114 @@ static void memory_is_zero_and_has_an_end(void)
     late.sync_error = cudaSuccess;
 }
 
+/* A step of n puts, copies and zeros of its own, each into its place of there. */
+static enum status queue_step(unsigned char *there, int n, int seed, struct stream *s)
+{
+    unsigned char host[1000];
+
+    for (int i = 0; i < n; i++) {
+        fill(host, sizeof host, seed + i);
+        TRY(runtime_put(there + 1000 * i, host, sizeof host, s));
+        memset(host, 0xEE, sizeof host);
+    }
+    TRY(runtime_copy(there + 1000 * n, there, 1000, s));
+    return runtime_zero(there, 10, s);
+}
+
+static void check_step(const unsigned char *there, int n, int seed, struct stream *s)
+{
+    unsigned char wanted[1000], back[1000];
+
+    for (int i = 0; i <= n; i++) {
+        fill(wanted, sizeof wanted, i == n ? seed : seed + i);
+        if (i == 0) memset(wanted, 0, 10);
+        CHECK(runtime_get(back, there + 1000 * i, sizeof back, s) == OK);
+        CHECK_SAME_BITS(back, wanted, sizeof back);
+    }
+}
+
+/* A step recorded while the one before it has not run yet, and by turns one put more or less: what a
+ * step does is what was put when it was recorded, in its order, and only once it is replayed. */
+static void a_step_is_recorded_and_replayed(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    void *there;
+
+    CHECK(runtime_alloc(&there, 20000) == OK && runtime_sync(&s) == OK);
+    late.n_instantiated = 0;
+    CHECK(runtime_record_begin(&s) == OK && queue_step(there, 3, 0, &s) == OK &&
+          runtime_record_end(true, &s) == OK);
+    for (int i = 0; i < 8; i++) {
+        const int n = i == 4 ? 5 : 3, next = i + 1 == 4 ? 5 : 3;
+
+        late.n_waits = 0;
+        CHECK(runtime_replay(&s) == OK);
+        CHECK(runtime_record_begin(&s) == OK && queue_step(there, next, 50 * (i + 1), &s) == OK &&
+              runtime_record_end(true, &s) == OK);
+        CHECK(late.n_waits == 0);
+        check_step(there, n, 50 * i, &s);
+    }
+    CHECK(late.n_instantiated == 4); /* two that hold steps by turns; the longer one, and back */
+    /* what is recorded again replaces what was not replayed */
+    CHECK(runtime_record_begin(&s) == OK && queue_step(there, 3, 7, &s) == OK &&
+          runtime_record_end(true, &s) == OK);
+    CHECK(runtime_replay(&s) == OK);
+    check_step(there, 3, 7, &s);
+    /* nobody asks for results: the third step waits for the first, whose inputs lie where its own will */
+    for (int i = 0; i < 5; i++)
+        CHECK(runtime_record_begin(&s) == OK &&
+              queue_step((unsigned char *)there + 4000 * i, 3, i, &s) == OK &&
+              runtime_record_end(true, &s) == OK && runtime_replay(&s) == OK);
+    for (int i = 0; i < 5; i++) check_step((unsigned char *)there + 4000 * i, 3, i, &s);
+    runtime_free(there);
+}
+
+static void what_cannot_be_recorded_is_refused(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    unsigned char host[4];
+    void *there, *more;
+
+    CHECK(runtime_alloc(&there, 10000) == OK);
+    log_set_level(LOG_ERROR);
+    CHECK(runtime_replay(&s) == E_DEVICE && runtime_record_end(true, &s) == E_DEVICE);
+    CHECK(runtime_record_begin(&s) == OK && runtime_record_begin(&s) == E_DEVICE);
+    CHECK(runtime_get(host, there, 4, &s) == E_DEVICE && runtime_sync(&s) == E_DEVICE &&
+          runtime_alloc(&more, 4) == E_DEVICE);
+    CHECK(queue_step(there, 3, 0, &s) == OK && runtime_record_end(false, &s) == OK);
+    CHECK(runtime_replay(&s) == E_DEVICE && runtime_sync(&s) == OK);
+    CHECK(runtime_get(host, there, 4, &s) == OK && host[3] == 0); /* dropped: it did not run */
+    log_set_level(LOG_INFO);
+    runtime_free(there);
+}
+
+/* Inputs larger than a piece of pinned memory, and larger again where such a piece is. */
+static void large_inputs_are_recorded(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    const int64_t most = 20 * MIB;
+    unsigned char *host = malloc((size_t)most), *back = malloc((size_t)most);
+    void *there;
+
+    if (!host || !back) exit(1);
+    CHECK(runtime_alloc(&there, most) == OK);
+    for (int i = 0; i < 6; i++) {
+        const int64_t n = (i < 3 ? 9 : 17) * MIB + i;
+
+        CHECK(runtime_record_begin(&s) == OK);
+        fill(host, n, i);
+        CHECK(runtime_put(there, host, 5 * MIB, &s) == OK && runtime_put(there, host, n, &s) == OK);
+        memset(host, 0xEE, (size_t)n);
+        CHECK(runtime_record_end(true, &s) == OK && runtime_replay(&s) == OK);
+        CHECK(runtime_get(back, there, n, &s) == OK);
+        fill(host, n, i);
+        CHECK_SAME_BITS(back, host, n);
+    }
+    runtime_free(there);
+    free(host);
+    free(back);
+}
+
 /* What a process of that rank on that machine chooses; the choice is made once a process. */
 static void choice(struct late_machine machine, int local_rank, const char *wanted, int device)
 {
@@ -133,6 +241,9 @@ int main(void)
     CHECK(runtime_choose(0) == NULL && runtime_open() == OK && runtime_open() == OK);
     host_memory_is_free_again();
     only_sync_waits();
+    a_step_is_recorded_and_replayed();
+    what_cannot_be_recorded_is_refused();
+    large_inputs_are_recorded();
     memory_is_zero_and_has_an_end();
     return check_done("test_runtime");
 }

@@ -1,0 +1,33 @@
+/* A step recorded from a stream and launched as one CUDA graph, for one host thread.
+ *
+ * Two steps are held by turns: while one runs the next is recorded, and a graph of the same shape as
+ * the one two steps before it becomes its executable's new parameters; another shape (drop path,
+ * fewer masks) makes an executable anew. What is put while recording lies in pinned memory of that
+ * step until it is over. */
+#ifndef KERNELS_CUDA_GRAPH_H
+#define KERNELS_CUDA_GRAPH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* queue: a cudaStream_t, always the same one. Waits for the step two before, which is over unless
+ * nobody asked for its results. */
+enum status graph_begin(void *queue) MUST_CHECK;
+enum status graph_end(bool keep) MUST_CHECK;
+enum status graph_replay(void) MUST_CHECK;
+
+bool graph_is_recording(void);
+
+/* A copy of the host's bytes in pinned memory, for a put of the step being recorded. */
+enum status graph_hold(const void **pinned, const void *host, int64_t bytes) MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
