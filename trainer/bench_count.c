@@ -11,9 +11,14 @@ static enum status step(struct learner *l, const struct bench_slots *slots)
     struct objective_losses losses;
     double exposed, norm;
 
+    if (!l->sync) {
+        TRY(learner_prepare(l, slots->slot, 1));
+        TRY(learner_launch(l));
+        return learner_norm(l, &norm);
+    }
     for (int64_t i = 0; i < slots->n; i++) {
         TRY(learner_slot(l, slots->slot + i));
-        if (l->sync) TRY(learner_losses(l, &losses));
+        TRY(learner_losses(l, &losses));
     }
     TRY(learner_sum(l, &exposed));
     TRY(learner_update(l, 1, 0, 1));
@@ -24,6 +29,7 @@ static enum status step(struct learner *l, const struct bench_slots *slots)
 static enum status count(struct bench_count *b, const struct ops *ops, struct learner *l,
                          const struct bench_slots *slots)
 {
+    learner_use_graph(l, false);
     TRY(learner_from_host(l));
     TRY(step(l, slots));
     TRY(ops->count(false));

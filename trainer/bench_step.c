@@ -24,6 +24,10 @@ struct bench {
     struct bench_slots made_up;
     double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
     int64_t at;
+    /* of a step that is launched as a whole, the next: */
+    const struct loader_slot *slot; /* held */
+    struct loader_slot next;        /* what slot points to, when it is made up */
+    bool ahead;                     /* prepare it while the device works */
 };
 
 #define BENCH_NAME(name, text) text,
@@ -103,13 +107,10 @@ static enum status next_slot(struct bench *b, int64_t i, struct loader_slot *mad
     return OK;
 }
 
-/* One step; its phases into seconds[…][at] when timed. */
-static enum status step(struct bench *b, int64_t timed)
+/* A step by its parts. data, sums: seconds of the loader; behind the gradients. */
+static enum status add_slots(struct bench *b, double *data, double *sums)
 {
-    const struct objective_times before = objective_times(b->learner.objective);
-    const double began = clock_seconds();
-    double since = began, data = 0, sums, norm, exposed, masks = 0, optimizer;
-    struct objective_times t;
+    double since = clock_seconds(), exposed, norm, masks = 0;
 
     for (int64_t i = 0; i < b->c->train_batch; i++) {
         struct loader_slot made_up;
@@ -117,18 +118,52 @@ static enum status step(struct bench *b, int64_t timed)
         struct objective_losses losses;
 
         TRY(next_slot(b, i, &made_up, &slot));
-        data += clock_lap(&since);
+        *data += clock_lap(&since);
         TRY(learner_slot(&b->learner, slot));
         masks += (double)slot->n_masks;
-        if (b->learner.sync) TRY(learner_losses(&b->learner, &losses));
+        TRY(learner_losses(&b->learner, &losses));
         clock_lap(&since);
         if (b->loader) loader_done(b->loader, slot);
     }
     TRY(learner_sum(&b->learner, &exposed));
-    sums = clock_lap(&since);
+    *sums = clock_lap(&since);
     TRY(learner_update(&b->learner, masks > 0 ? masks : 1, b->at, b->at + 1));
-    TRY(learner_norm(&b->learner, &norm)); /* waits */
-    optimizer = clock_lap(&since);
+    return learner_norm(&b->learner, &norm); /* waits */
+}
+
+/* A step as a whole, as the loop runs it: the next one is prepared while the device works. */
+static enum status launch_step(struct bench *b, double *data)
+{
+    double since = clock_seconds(), norm;
+
+    if (!b->slot) {
+        TRY(next_slot(b, 0, &b->next, &b->slot));
+        *data += clock_lap(&since);
+        TRY(learner_prepare(&b->learner, b->slot, b->at + 1));
+    }
+    TRY(learner_launch(&b->learner));
+    if (b->loader) loader_done(b->loader, b->slot);
+    b->slot = NULL;
+    if (b->ahead) {
+        clock_lap(&since);
+        b->at++;
+        TRY(next_slot(b, 0, &b->next, &b->slot));
+        *data += clock_lap(&since);
+        TRY(learner_prepare(&b->learner, b->slot, b->at + 1));
+        b->at--;
+    }
+    return learner_norm(&b->learner, &norm); /* waits */
+}
+
+/* One step; its phases into seconds[…][at] when timed. */
+static enum status step(struct bench *b, int64_t timed)
+{
+    const struct objective_times before = objective_times(b->learner.objective);
+    const double began = clock_seconds();
+    double data = 0, sums = 0, in_parts;
+    struct objective_times t;
+
+    TRY(b->learner.sync ? add_slots(b, &data, &sums) : launch_step(b, &data));
     b->at++;
     if (timed < 0) return OK;
     t = objective_times(b->learner.objective);
@@ -141,7 +176,10 @@ static enum status step(struct bench *b, int64_t timed)
     b->seconds[BENCH_DECODER_BACKWARD][timed] = t.decoder_backward - before.decoder_backward;
     b->seconds[BENCH_ENCODER_BACKWARD][timed] = t.encoder_backward - before.encoder_backward;
     b->seconds[BENCH_SUMS][timed] = sums;
-    b->seconds[BENCH_OPTIMIZER][timed] = optimizer;
+    in_parts = data + sums;
+    for (int i = BENCH_ENCODER_FORWARD; i <= BENCH_ENCODER_BACKWARD; i++)
+        in_parts += b->seconds[i][timed];
+    b->seconds[BENCH_OPTIMIZER][timed] = b->step[timed] - in_parts; /* all that is behind */
     return OK;
 }
 
@@ -230,15 +268,18 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
     for (int i = 0; i < BENCH_N_PHASES; i++) b->seconds[i] = calloc(n, sizeof(double));
     for (int i = 0; i < BENCH_N_PHASES; i++)
         if (!b->seconds[i] || !b->step) FAIL(E_MEMORY, "times of %zu steps", n);
-    for (int i = 0; i < WARM_UP; i++) TRY(step(b, -1));
     out->device = b->ops->name;
     out->on_host = b->ops->host_memory;
     out->memory = out->on_host ? 0 : bench_device_bytes();
     out->idle = NAN;
-    for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));
+    for (int64_t i = -WARM_UP; i < out->n_timed; i++) {
+        b->ahead = i + 1 < out->n_timed;
+        TRY(step(b, i));
+    }
     out->step_seconds = median(b->step, out->n_timed);
     out->step_min = b->step[0];
     out->step_max = b->step[out->n_timed - 1];
+    learner_use_graph(&b->learner, false);
     objective_time(b->learner.objective, true);
     if (!out->on_host) /* the parts of other steps, which wait for each part: a little longer in all */
         for (int64_t i = 0; i < out->n_timed; i++) TRY(step(b, i));

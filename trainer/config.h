@@ -113,6 +113,9 @@ struct config_list {
          "reference does")                                                                         \
     CHOICE(run, fuse_norms, "auto", "auto|off|on",                                                 \
            "the encoder's residual sums and the norms behind them as one op")                      \
+    CHOICE(run, graph, "auto", "auto|off|on",                                                      \
+           "on a device: a step of one image recorded ahead and launched as one graph; the same "  \
+           "bits without")                                                                         \
     INT(run, threads, 0, 0, 1024,                                                                  \
         "threads of the CPU backend a rank; 0: the node's cores over its ranks")                   \
     NUMBER(run, budget_hours, 0, 0, 1e9,                                                           \
@@ -125,6 +128,8 @@ struct config_list {
         "checkpoints at multiples of this step are kept for ever; 0: none")                        \
     INT(eval, every, 0, 0, 1e9, "steps between evaluations on data.val; 0: none")                  \
     INT(eval, max_masks, 5, 1, 100000, "masks an image in evaluations during training")
+
+enum { SWITCH_AUTO, SWITCH_OFF, SWITCH_ON }; /* choices auto|off|on */
 
 #define CONFIG_C_INT(section, key, ...)    int64_t section##_##key;
 #define CONFIG_C_NUMBER(section, key, ...) double section##_##key;

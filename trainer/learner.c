@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "kernels/base/arena.h"
+#include "kernels/base/check.h"
 #include "trainer/schedule.h"
 #include "trainer/staging.h"
 
@@ -89,6 +90,28 @@ static enum status create_sync(struct learner *l, struct comm *c)
     return OK;
 }
 
+static bool can_record(const struct learner *l)
+{
+    return !l->sync && l->sam->ops->record_begin;
+}
+
+void learner_use_graph(struct learner *l, bool on)
+{
+    ASSERT(!l->slot);
+    l->graph = on && can_record(l) && l->config->run_graph != SWITCH_OFF;
+}
+
+static enum status choose_graph(struct learner *l)
+{
+    if (l->config->run_graph == SWITCH_ON && !can_record(l))
+        FAIL(E_CONFIG, "run.graph=on: device %s%s; run.graph=auto uses a graph where it can",
+             l->sam->ops->name,
+             l->sam->ops->record_begin ? " records a step of one image on one rank only"
+                                       : " has no graphs");
+    learner_use_graph(l, true);
+    return OK;
+}
+
 enum status learner_create(struct learner *l, const struct config *config, const struct ops *ops,
                            struct comm *c)
 {
@@ -96,7 +119,8 @@ enum status learner_create(struct learner *l, const struct config *config, const
     TRY(create_model(l, ops));
     TRY(create_state(l, ops));
     TRY(create_segments(l));
-    return create_sync(l, c);
+    TRY(create_sync(l, c));
+    return choose_graph(l);
 }
 
 void learner_destroy(struct learner *l)
@@ -163,22 +187,23 @@ static enum status hand_over(struct learner *l, float *grads)
 static enum status slot_on_device(struct learner *l, const struct loader_slot *slot)
 {
     struct sam *s = l->sam;
-    float *grads;
 
     TRY(s->ops->zero(l->grads, s->params.n_floats * 4, &s->stream));
-    TRY(objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL));
-    if (!l->sync) return OK;
-    TRY(grad_sync_slot_begin(l->sync, &grads));
-    return hand_over(l, grads);
+    return objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL);
 }
 
 enum status learner_slot(struct learner *l, const struct loader_slot *slot)
 {
     float *grads;
 
-    if (l->grads) return slot_on_device(l, slot);
+    if (l->grads) TRY(slot_on_device(l, slot));
     TRY(grad_sync_slot_begin(l->sync, &grads));
+    if (l->grads) {
+        objective_launched(l->objective);
+        return hand_over(l, grads);
+    }
     TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l));
+    objective_launched(l->objective);
     return l->ready;
 }
 
@@ -197,21 +222,21 @@ enum status learner_sum(struct learner *l, double *exposed_seconds)
     struct sam *s = l->sam;
     const int64_t n = s->params.n_floats;
 
-    *exposed_seconds = 0;
-    if (l->sync) TRY(grad_sync_wait(l->sync, &l->total, exposed_seconds));
-    if (l->sync && l->grads) TRY(s->ops->put(l->grads, l->total, n * 4, &s->stream));
-    if (l->grads) l->total = l->grads;
-    if (!l->sync) TRY(objective_squares(l->objective, square(l, 1)));
+    TRY(grad_sync_wait(l->sync, &l->total, exposed_seconds));
+    if (l->grads) {
+        TRY(s->ops->put(l->grads, l->total, n * 4, &s->stream));
+        l->total = l->grads;
+    }
     return s->ops->grad_norm(square(l, 0), tensor_1d(l->total, F32, n), &s->stream);
 }
 
 enum status learner_norm(struct learner *l, double *norm)
 {
-    double squares;
+    double squares[2] = { 0 };
 
-    TRY(l->sam->ops->get(&squares, l->squares.data, sizeof squares, &l->sam->stream));
+    TRY(l->sam->ops->get(squares, l->squares.data, l->sync ? 8 : 16, &l->sam->stream));
     TRY(l->sam->ops->sync(&l->sam->stream));
-    *norm = sqrt(squares);
+    *norm = isfinite(squares[1]) ? sqrt(squares[0]) : squares[1];
     return OK;
 }
 
@@ -233,4 +258,42 @@ enum status learner_update(struct learner *l, double masks, int64_t step, int64_
     return s->ops->adamw(tensor_1d(s->weights, F32, n), tensor_1d(l->m, F32, n),
                          tensor_1d(l->v, F32, n), w16, tensor_1d(l->total, F32, n), decide,
                          l->segment, s->params.n, &o, &s->stream);
+}
+
+/* ---- a step as a whole ---------------------------------------------------------------------- */
+static enum status queue_step(struct learner *l)
+{
+    struct sam *s = l->sam;
+
+    TRY(slot_on_device(l, l->slot));
+    TRY(objective_squares(l->objective, square(l, 1)));
+    l->total = l->grads;
+    TRY(s->ops->grad_norm(square(l, 0), tensor_1d(l->total, F32, s->params.n_floats), &s->stream));
+    if (l->slot->n_masks == 0) return OK; /* nothing to learn from */
+    return learner_update(l, (double)l->slot->n_masks, l->slot->step, l->update);
+}
+
+enum status learner_prepare(struct learner *l, const struct loader_slot *slot, int64_t t)
+{
+    struct sam *s = l->sam;
+    enum status queued;
+
+    ASSERT(!l->sync);
+    l->slot = slot;
+    l->update = t;
+    if (!l->graph) return OK;
+    TRY(objective_reserve(l->objective, slot));
+    TRY(s->ops->record_begin(&s->stream));
+    queued = queue_step(l);
+    KEEP_FIRST(queued, s->ops->record_end(queued == OK, &s->stream));
+    return queued;
+}
+
+enum status learner_launch(struct learner *l)
+{
+    ASSERT(l->slot);
+    TRY(l->graph ? l->sam->ops->replay(&l->sam->stream) : queue_step(l));
+    l->slot = NULL;
+    objective_launched(l->objective);
+    return OK;
 }

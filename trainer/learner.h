@@ -1,8 +1,9 @@
 /* A model that learns: the SAM, its objective, the sums of its gradients over slots and ranks, and AdamW's state. What a step
  * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create.
  *
- * Where a step is one slot of one rank on a device (sync is NULL), nothing of it waits for the device until losses or norm are
- * asked for; elsewhere ask for each slot's losses before the next slot.
+ * Where a step is one slot of one rank on a device (sync is NULL) it is prepared and launched as a whole, as one graph where the
+ * device has graphs and run.graph allows, and nothing of it waits for the device until losses or norm are asked for. Elsewhere a
+ * step is made of its parts: slot and losses for each slot, sum, norm, update.
  *
  * Gradients on a device: a slot's are copied to the host when they are complete, summed there over slots and ranks, and the sum is
  * copied back; where a step is one slot of one rank, the device's buffer is the sum. */
@@ -30,6 +31,9 @@ struct learner {
     struct adamw_segment *segment;
     int64_t encoder_end; /* floats: all behind is complete once the decoder is */
     enum status ready;   /* the first failure of grad_sync_ready, which is told by callbacks */
+    bool graph;          /* steps are recorded when prepared */
+    const struct loader_slot *slot; /* of the prepared step */
+    int64_t update;                 /* number of the prepared step's update */
 };
 
 /* Collective. Weights and moments are zero. Keeps c. */
@@ -42,16 +46,27 @@ void learner_destroy(struct learner *l); /* accepts half-built ones */
 enum status learner_to_host(struct learner *l, int64_t begin, int64_t end) MUST_CHECK;
 enum status learner_from_host(struct learner *l) MUST_CHECK;
 
+/* Local; a whole step, where sync is NULL. prepare: the slot's step is the next to launch, with the learning rate of its step and,
+ * if it has masks, as update t (from 1); while the step before may still run. It takes the place of one that was not launched.
+ * The slot must stay until launch. launch: the step is queued. */
+enum status learner_prepare(struct learner *l, const struct loader_slot *slot,
+                            int64_t t) MUST_CHECK;
+enum status learner_launch(struct learner *l) MUST_CHECK;
+
+/* Local; no step may be prepared. For timings of parts, which wait in between: off; on: as run.graph says. */
+void learner_use_graph(struct learner *l, bool on);
+
 /* Local, in a rank's last slot sending what is complete. The gradient of the rank's next slot. */
 enum status learner_slot(struct learner *l, const struct loader_slot *slot) MUST_CHECK;
 
-/* Local. The losses of the last slot; waits for the device. */
+/* Local. The losses of the last slot that was launched; waits for the device. Before the next launch. */
 enum status learner_losses(struct learner *l, struct objective_losses *losses) MUST_CHECK;
 
 /* Collective. total is complete for what is queued behind this; so is its norm. */
 enum status learner_sum(struct learner *l, double *exposed_seconds) MUST_CHECK;
 
-/* Local. total's 2-norm, the same bits on all ranks; waits for the device. */
+/* Local. total's 2-norm, the same bits on all ranks; not finite also where the device left the update out for a loss that is not.
+ * Waits for the device. */
 enum status learner_norm(struct learner *l, double *norm) MUST_CHECK;
 
 /* Local. One AdamW update from total/masks, clipped; queued. It leaves everything as it is when total is not finite, or where the sum is the

@@ -40,9 +40,11 @@ struct loop {
     struct shard_set *train_set, *val_set;
     struct learner learner;
     struct loader *loader;
-    struct ledger *ledger;   /* rank 0 */
-    struct metrics *metrics; /* rank 0 */
-    struct eval *eval;       /* when there is something to evaluate on */
+    const struct loader_slot *slot; /* held: being worked on, or of the prepared step */
+    int64_t prepared;               /* number of that step's update */
+    struct ledger *ledger;          /* rank 0 */
+    struct metrics *metrics;        /* rank 0 */
+    struct eval *eval;              /* when there is something to evaluate on */
     struct checkpoint_tensor *tensor;
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
@@ -58,30 +60,60 @@ struct loop {
 };
 
 /* ---- gradients ------------------------------------------------------------------------------ */
-/* The gradients of this rank's slots, their sums on the way while the last backward pass still runs; where the sum is the device's,
- * the update with them, so that the device is waited for only once a step. */
+static enum status next_slot(struct loop *l, int64_t step, int64_t index)
+{
+    const int64_t began = clock_ns();
+
+    watchdog_feed("waiting for data", step, 0);
+    TRY(loader_next(l->loader, &l->slot, l->c->run_timeout_s * 1000));
+    l->loader_wait_ns += clock_ns() - began;
+    ASSERT(l->slot->step == step && l->slot->slot == index);
+    return OK;
+}
+
+static void slot_done(struct loop *l)
+{
+    loader_done(l->loader, l->slot);
+    l->slot = NULL;
+}
+
+/* The gradients of this rank's slots, their sums on the way while the last backward pass still runs. */
 static enum status add_gradients(struct loop *l)
 {
     for (int64_t i = l->learner.slots.begin; i < l->learner.slots.end; i++) {
-        const struct loader_slot *slot;
-        const int64_t began = clock_ns();
-
-        watchdog_feed("waiting for data", l->at.step, 0);
-        TRY(loader_next(l->loader, &slot, l->c->run_timeout_s * 1000));
-        l->loader_wait_ns += clock_ns() - began;
-        ASSERT(slot->step == l->at.step && slot->slot == i);
+        TRY(next_slot(l, l->at.step, i));
         watchdog_feed("forward and backward", l->at.step, 0);
-        TRY(learner_slot(&l->learner, slot));
-        l->losses[i].n_masks = slot->n_masks;
-        loader_done(l->loader, slot);
-        if (l->learner.sync) TRY(learner_losses(&l->learner, l->losses + i));
+        TRY(learner_slot(&l->learner, l->slot));
+        slot_done(l);
+        TRY(learner_losses(&l->learner, l->losses + i));
     }
     watchdog_feed("summing gradients", l->at.step, 0);
     TRY(learner_sum(&l->learner, &l->exposed_seconds));
-    if (l->learner.sync) return learner_norm(&l->learner, &l->grad_norm);
-    if (l->losses[0].n_masks > 0) /* decided by what lies on the device, and told here afterwards */
-        TRY(learner_update(&l->learner, (double)l->losses[0].n_masks, l->at.step,
-                           l->at.updates + 1));
+    return learner_norm(&l->learner, &l->grad_norm);
+}
+
+static enum status prepare(struct loop *l, int64_t step, int64_t update)
+{
+    if (!l->slot) TRY(next_slot(l, step, 0));
+    l->prepared = update;
+    return learner_prepare(&l->learner, l->slot, update);
+}
+
+/* A whole step on the device, the update with it: by what lies there the device decides whether the step counts, and the host
+ * learns it afterwards. The next step is prepared meanwhile, as what it is if this one counts. */
+static enum status run_on_device(struct loop *l)
+{
+    int64_t n_masks;
+
+    if (!l->slot || l->prepared != l->at.updates + 1)
+        TRY(prepare(l, l->at.step, l->at.updates + 1));
+    watchdog_feed("forward and backward", l->at.step, 0);
+    TRY(learner_launch(&l->learner));
+    n_masks = l->slot->n_masks;
+    slot_done(l);
+    if (l->at.step + 1 < l->c->train_steps)
+        TRY(prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0)));
+    watchdog_feed("waiting for the device", l->at.step, 0);
     TRY(learner_losses(&l->learner, l->losses));
     return learner_norm(&l->learner, &l->grad_norm);
 }
@@ -275,7 +307,7 @@ static enum status step(struct loop *l)
 {
     l->step_began_ns = clock_ns();
     l->loader_wait_ns = 0;
-    TRY(add_gradients(l));
+    TRY(l->learner.sync ? add_gradients(l) : run_on_device(l));
     TRY(agree(l));
     TRY(update(l));
     l->at.step++;

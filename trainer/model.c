@@ -4,10 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A choice of auto, off and on. */
 static bool is_on(int choice, const struct ops *ops)
 {
-    return choice == 0 ? ops->fused : choice == 2;
+    return choice == SWITCH_AUTO ? ops->fused : choice == SWITCH_ON;
 }
 
 enum status model_create(struct model *m, const struct config *c, const struct params *p,

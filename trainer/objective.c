@@ -22,6 +22,13 @@ struct entry {
     bool among, only_first;    /* chosen among host_candidates; not chosen */
 };
 
+/* What the host must know of a slot to read its losses. */
+struct history {
+    struct entry *entry; /* (E), of which n_entries are the slot's */
+    int64_t n_entries, n_masks;
+    int32_t *candidates; /* (chunks,M,2), what candidates held */
+};
+
 struct objective {
     struct sam *sam;
     int64_t R; /* side of the loss resolution */
@@ -35,21 +42,20 @@ struct objective {
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor first;  /* (M+1) of the chunk, into runs */
-    struct tensor runs;   /* of the slot; grows when a slot has more than ever before */
-    struct stream raster; /* the same queue, with rasterize's own scratch; owned */
-    void *runs_memory;    /* owned */
-    struct entry *entry;  /* (E), of which n_entries are the last slot's */
-    int64_t n_entries, n_masks;
-    float *host_value;        /* as value */
-    int32_t *host_selected;   /* as selected */
-    int32_t *host_ints;       /* (2·M) */
-    float *host_weight;       /* (M) */
-    int64_t *host_first;      /* (M+1) */
-    int32_t *host_candidates; /* (chunks,M,2), what candidates held */
-    void *trace_room;         /* staging: what is traced */
-    XXH3_state_t *trace;      /* NULL: not traced */
-    bool timed;               /* laps wait for the device */
+    struct tensor first;       /* (M+1) of the chunk, into runs */
+    struct tensor runs;        /* of the slot; grows when a slot has more than ever before */
+    struct stream raster;      /* the same queue, with rasterize's own scratch; owned */
+    void *runs_memory;         /* owned */
+    struct history history[2]; /* of the slot being queued, and of the one last launched */
+    int queued;
+    float *host_value;      /* as value */
+    int32_t *host_selected; /* as selected */
+    int32_t *host_ints;     /* (2·M) */
+    float *host_weight;     /* (M) */
+    int64_t *host_first;    /* (M+1) */
+    void *trace_room;       /* staging: what is traced */
+    XXH3_state_t *trace;    /* NULL: not traced */
+    bool timed;             /* laps wait for the device */
     struct objective_times times;
 };
 
@@ -166,16 +172,20 @@ static enum status create(struct objective *o)
     const struct sam *s = o->sam;
     const size_t M = (size_t)s->M, E = (size_t)n_history(o);
 
-    o->entry = calloc(E, sizeof *o->entry);
     o->host_value = calloc(E * M * VALUES, sizeof *o->host_value);
     o->host_selected = calloc(E * M, sizeof *o->host_selected);
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
     o->host_weight = calloc(M, sizeof *o->host_weight);
     o->host_first = calloc(M + 1, sizeof *o->host_first);
-    o->host_candidates = calloc((size_t)n_chunks(o) * 2 * M, sizeof *o->host_candidates);
-    if (!o->entry || !o->host_value || !o->host_selected || !o->host_ints || !o->host_weight ||
-        !o->host_first || !o->host_candidates)
+    if (!o->host_value || !o->host_selected || !o->host_ints || !o->host_weight || !o->host_first)
         FAIL(E_MEMORY, "the objective's lists");
+    for (int i = 0; i < 2; i++) {
+        struct history *h = o->history + i;
+
+        h->entry = calloc(E, sizeof *h->entry);
+        h->candidates = calloc((size_t)n_chunks(o) * 2 * M, sizeof *h->candidates);
+        if (!h->entry || !h->candidates) FAIL(E_MEMORY, "the objective's lists");
+    }
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
@@ -250,13 +260,15 @@ void objective_destroy(struct objective *o)
     if (o->runs_memory) o->sam->ops->free(o->runs_memory);
     if (o->raster.scratch) o->sam->ops->free(o->raster.scratch);
     XXH3_freeState(o->trace);
-    free(o->entry);
+    for (int i = 0; i < 2; i++) {
+        free(o->history[i].entry);
+        free(o->history[i].candidates);
+    }
     free(o->host_value);
     free(o->host_selected);
     free(o->host_ints);
     free(o->host_weight);
     free(o->host_first);
-    free(o->host_candidates);
     free(o->trace_room);
     free(o);
 }
@@ -270,8 +282,7 @@ static enum status lap(struct objective *o, double *since, double *sum)
 }
 
 /* ---- one slot ------------------------------------------------------------------------------- */
-/* The slot's masks to the device. Its runs may be more than there was ever room for: rare, and counted by the arena. */
-static enum status put_runs(struct objective *o, const struct loader_slot *slot)
+enum status objective_reserve(struct objective *o, const struct loader_slot *slot)
 {
     struct sam *s = o->sam;
 
@@ -282,8 +293,7 @@ static enum status put_runs(struct objective *o, const struct loader_slot *slot)
         TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
     }
     o->runs.data = o->runs_memory;
-    TRY(reserve_raster(o, slot->height, slot->width));
-    return s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream);
+    return reserve_raster(o, slot->height, slot->width);
 }
 
 static enum status put_key(struct objective *o, struct tensor t, struct rng_key key)
@@ -352,7 +362,7 @@ static enum status trace(struct objective *o, const struct sam_prompts *p, int n
 static enum status put_candidates(struct objective *o, struct rng_key key, int64_t begin)
 {
     struct sam *s = o->sam;
-    int32_t *of = o->host_candidates + begin / s->M * 2 * s->M;
+    int32_t *of = o->history[o->queued].candidates + begin / s->M * 2 * s->M;
 
     for (int64_t m = 0; m < s->M; m++) {
         const struct rng_key k = rng_sub(key, (uint64_t)(begin + m));
@@ -386,7 +396,8 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
 static double mean_error(const struct objective *o, const struct entry *e, int64_t m,
                          const float *value)
 {
-    const int32_t *among = e->among ? o->host_candidates + e->chunk * 2 * o->sam->M : NULL;
+    const struct history *h = o->history + !o->queued;
+    const int32_t *among = e->among ? h->candidates + e->chunk * 2 * o->sam->M : NULL;
     const struct candidates c = candidates_of(among, m, e->only_first ? 1 : e->K);
     double sum = 0;
 
@@ -397,7 +408,7 @@ static double mean_error(const struct objective *o, const struct entry *e, int64
 
 static void add_losses(const struct objective *o, int64_t at, struct objective_losses *sum)
 {
-    const struct entry *e = o->entry + at;
+    const struct entry *e = o->history[!o->queued].entry + at;
     const int64_t M = o->sam->M;
 
     for (int64_t m = 0; m < e->n_valid; m++) {
@@ -412,22 +423,28 @@ static void add_losses(const struct objective *o, int64_t at, struct objective_l
     }
 }
 
+void objective_launched(struct objective *o)
+{
+    o->queued = !o->queued;
+}
+
 enum status objective_losses(struct objective *o, struct objective_losses *losses)
 {
     struct sam *s = o->sam;
+    const struct history *h = o->history + !o->queued;
 
-    *losses = (struct objective_losses){ .n_masks = o->n_masks };
-    if (o->n_entries == 0) return OK;
-    TRY(s->ops->get(o->host_value, o->value.data, o->n_entries * s->M * VALUES * 4, &s->stream));
-    TRY(s->ops->get(o->host_selected, o->selected.data, o->n_entries * s->M * 4, &s->stream));
+    *losses = (struct objective_losses){ .n_masks = h->n_masks };
+    if (h->n_entries == 0) return OK;
+    TRY(s->ops->get(o->host_value, o->value.data, h->n_entries * s->M * VALUES * 4, &s->stream));
+    TRY(s->ops->get(o->host_selected, o->selected.data, h->n_entries * s->M * 4, &s->stream));
     TRY(s->ops->sync(&s->stream));
-    for (int64_t i = 0; i < o->n_entries; i++) add_losses(o, i, losses);
+    for (int64_t i = 0; i < h->n_entries; i++) add_losses(o, i, losses);
     return OK;
 }
 
 enum status objective_squares(struct objective *o, struct tensor squares)
 {
-    const int64_t n = o->n_entries * o->sam->M * VALUES;
+    const int64_t n = o->history[o->queued].n_entries * o->sam->M * VALUES;
 
     return o->sam->ops->grad_norm(squares, tensor_1d(o->value.data, F32, n), &o->sam->stream);
 }
@@ -436,7 +453,8 @@ enum status objective_squares(struct objective *o, struct tensor squares)
 static enum status forward_round(struct objective *o, struct round *r, struct entry e)
 {
     struct sam *s = o->sam;
-    const int64_t at = o->n_entries++;
+    struct history *h = o->history + o->queued;
+    const int64_t at = h->n_entries++;
     double since = clock_seconds();
 
     TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
@@ -452,7 +470,7 @@ static enum status forward_round(struct objective *o, struct round *r, struct en
     e.K = r->logits.dim[1];
     e.among = r->kind == SAM_FIRST_ALL;
     e.only_first = r->kind == SAM_NEXT;
-    o->entry[at] = e;
+    h->entry[at] = e;
     TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->gt, r->iou, o->valid, &r->loss,
                               &s->stream));
     return lap(o, &since, &o->times.loss);
@@ -571,12 +589,13 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
     const float size[2] = { (float)slot->new_width, (float)slot->new_height };
     double since = clock_seconds();
 
-    o->n_masks = slot->n_masks;
-    o->n_entries = 0;
+    o->history[o->queued].n_masks = slot->n_masks;
+    o->history[o->queued].n_entries = 0;
+    TRY(objective_reserve(o, slot));
     if (o->trace) XXH3_64bits_reset(o->trace);
     TRY(s->ops->zero(o->value.data, tensor_bytes(o->value), &s->stream));
     TRY(draw_drop_path(o, slot));
-    TRY(put_runs(o, slot));
+    TRY(s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream));
     TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));
     TRY(put_key(o, o->key,
                 rng_stream((uint64_t)s->config->train_seed, RNG_PROMPT, (uint64_t)slot->step,

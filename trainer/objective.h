@@ -44,6 +44,9 @@ struct objective_times {
 void objective_time(struct objective *o, bool timed);
 struct objective_times objective_times(const struct objective *o);
 
+/* Takes what room this slot needs beyond any before it: objective_slot does too, but a step that is being recorded may not. */
+enum status objective_reserve(struct objective *o, const struct loader_slot *slot) MUST_CHECK;
+
 /* One image: adds the gradient of Σ masks Σ rounds (loss) to grads, which the caller has zeroed. decoder_done is called when every
  * parameter behind the image encoder has its gradient, then param_ready per encoder parameter as it completes. Both may be NULL.
  * The device's work is queued, and nothing of it waited for. */
@@ -51,10 +54,14 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            void (*decoder_done)(void *), void (*param_ready)(void *, int),
                            void *context) MUST_CHECK;
 
-/* Of the last slot; waits for the device. */
+/* What the last objective_slot queued or recorded is now on its way: objective_losses is about that one, whatever is recorded
+ * meanwhile. */
+void objective_launched(struct objective *o);
+
+/* Of the slot last launched; waits for the device. Before the next one is launched. */
 enum status objective_losses(struct objective *o, struct objective_losses *losses) MUST_CHECK;
 
-/* The same numbers on the device, squared and summed into squares (1) f64: finite if and only if all of them are. Queued. */
+/* The same numbers of the last slot queued on the device, squared and summed into squares (1) f64: finite if and only if all of them are. Queued. */
 enum status objective_squares(struct objective *o, struct tensor squares) MUST_CHECK;
 
 /* For tests that compare runs: a hash over prompts and truth of the last slot, all rounds, once begun. */

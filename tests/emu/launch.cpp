@@ -120,6 +120,7 @@ bool run(const launch &l)
     machine_start();
     if (!launch_is_possible(l)) return false;
     if (record_launch(l)) return true;
+    trace_launch(l);
     m.now = l;
     m.launch_number++;
     m.n_threads = (int)(l.block.x * l.block.y * l.block.z);

@@ -5,7 +5,7 @@
  *   barrier.cpp     barriers of the block, and the order they make between warps
  *   collective.cpp  shuffles, ballots, ldmatrix, mma
  *   async_copy.cpp  cp.async: lands when waited for
- *   record.cpp      launches counted instead of run
+ *   record.cpp      launches counted or kept instead of run
  *   heap.cpp        device memory       shared.cpp  shared memory, static and dynamic
  *   shadow.cpp      who touched what: races, unwritten and outside accesses
  *   hooks.cpp       where the compiler's instrumentation calls in
@@ -154,6 +154,7 @@ void check_access(fiber *f, uintptr_t a, unsigned bytes, access kind, uint32_t p
 
 /* record.cpp */
 bool record_launch(const launch &l); /* true: that is all there is to do */
+void trace_launch(const launch &l);
 
 /* report.cpp */
 void report(emu_report kind, uint64_t key, const char *format, ...)

@@ -23,8 +23,15 @@ static void *emu_queue(void)
     return NULL;
 }
 
+static enum status not_recording(const char *what)
+{
+    if (emu_records()) FAIL(E_DEVICE, "%s while a step is being recorded", what);
+    return OK;
+}
+
 static enum status emu_alloc(void **p, int64_t bytes)
 {
+    TRY(not_recording("memory is taken"));
     *p = emu_take(bytes, "alloc", true);
     return OK;
 }
@@ -41,16 +48,22 @@ static enum status emu_put(void *dev, const void *host, int64_t bytes, struct st
 {
     (void)s;
     TRY(check_range("put", dev, bytes, true));
-    if (emu_counts()) return OK;
+    if (emu_counts() || bytes == 0) return OK;
+    if (emu_records()) {
+        emu_record_put(dev, host, bytes);
+        return OK;
+    }
     emu_unlock();
-    if (bytes > 0) memcpy(dev, host, (size_t)bytes);
+    memcpy(dev, host, (size_t)bytes);
     emu_lock();
+    emu_trace_verb("put", dev, NULL, bytes, host);
     return OK;
 }
 
 static enum status emu_get(void *host, const void *dev, int64_t bytes, struct stream *s)
 {
     (void)s;
+    TRY(not_recording("the device is waited for"));
     TRY(check_range("get", dev, bytes, false));
     if (emu_counts() && bytes > 0) memset(host, 0, (size_t)bytes);
     if (emu_counts()) return OK;
@@ -64,10 +77,15 @@ static enum status emu_copy(void *dst, const void *src, int64_t bytes, struct st
     (void)s;
     TRY(check_range("copy to", dst, bytes, true));
     TRY(check_range("copy from", src, bytes, false));
-    if (emu_counts()) return OK;
+    if (emu_counts() || bytes == 0) return OK;
+    if (emu_records()) {
+        emu_record_copy(dst, src, bytes);
+        return OK;
+    }
     emu_unlock();
-    if (bytes > 0) memmove(dst, src, (size_t)bytes);
+    memmove(dst, src, (size_t)bytes);
     emu_lock();
+    emu_trace_verb("copy", dst, src, bytes, NULL);
     return OK;
 }
 
@@ -75,10 +93,15 @@ static enum status emu_zero(void *dev, int64_t bytes, struct stream *s)
 {
     (void)s;
     TRY(check_range("zero", dev, bytes, true));
-    if (emu_counts()) return OK;
+    if (emu_counts() || bytes == 0) return OK;
+    if (emu_records()) {
+        emu_record_zero(dev, bytes);
+        return OK;
+    }
     emu_unlock();
-    if (bytes > 0) memset(dev, 0, (size_t)bytes);
+    memset(dev, 0, (size_t)bytes);
     emu_lock();
+    emu_trace_verb("zero", dev, NULL, bytes, NULL);
     return OK;
 }
 
@@ -92,6 +115,28 @@ static enum status emu_accumulate(float *dst, const float *src, int64_t n, struc
 static enum status emu_sync(struct stream *s)
 {
     (void)s;
+    return not_recording("the device is waited for");
+}
+
+static enum status emu_begin(struct stream *s)
+{
+    (void)s;
+    TRY(not_recording("another recording is begun"));
+    emu_record_begin();
+    return OK;
+}
+
+static enum status emu_end(bool keep, struct stream *s)
+{
+    (void)s;
+    if (!emu_record_end(keep)) FAIL(E_DEVICE, "no step is being recorded");
+    return OK;
+}
+
+static enum status emu_play(struct stream *s)
+{
+    (void)s;
+    if (!emu_replay()) FAIL(E_DEVICE, "no recorded step is left to run, or it cannot run");
     return OK;
 }
 
@@ -115,6 +160,9 @@ const struct ops ops_emu = { .name = "emu",
                              .zero = emu_zero,
                              .accumulate = emu_accumulate,
                              .sync = emu_sync,
+                             .record_begin = emu_begin,
+                             .record_end = emu_end,
+                             .replay = emu_play,
                              .count = emu_count_launches,
                              .launches = emu_launches,
                              OPS_LIST(OPS_EMU) };

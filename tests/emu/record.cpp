@@ -1,12 +1,32 @@
-/* Launches counted instead of run. */
+/* Launches counted, or kept to be run later, instead of run; and what was run, for comparison. */
 #include "tests/emu/machine.h"
 
+#include <cstdio>
 #include <map>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "kernels/ops.h"
 
 static bool counting;
 static std::map<std::string, int64_t> counts; /* its strings stay where they are */
+
+/* One thing the device has to do. */
+struct task {
+    enum { LAUNCH, PUT, COPY, ZERO } kind;
+    emu::launch launch;
+    void *dst;
+    const void *src;
+    int64_t bytes;
+    std::vector<unsigned char> held; /* the launch's packed arguments, or what was put */
+};
+
+static bool recording, tracing;
+static std::vector<task> tasks;   /* being recorded */
+static std::vector<task> to_play; /* recorded, not yet replayed */
+static bool kept;
+static std::vector<emu_item> items;
 
 namespace emu
 {
@@ -14,10 +34,114 @@ namespace emu
 bool record_launch(const launch &l)
 {
     if (counting) counts[l.name]++;
-    return counting;
+    if (counting || !recording) return counting;
+    const unsigned char *packed = (const unsigned char *)l.packed;
+    tasks.push_back({ task::LAUNCH, l, nullptr, nullptr, 0, { packed, packed + l.packed_bytes } });
+    return true;
+}
+
+void trace_launch(const launch &l)
+{
+    emu_item item = {};
+
+    if (!tracing) return;
+    snprintf(item.text, sizeof item.text, "%.60s (%u,%u,%u) of (%u,%u,%u), %zu bytes", l.name,
+             l.grid.x, l.grid.y, l.grid.z, l.block.x, l.block.y, l.block.z, l.shared_bytes);
+    item.bits = XXH3_64bits(l.packed, l.packed_bytes);
+    items.push_back(item);
 }
 
 } // namespace emu
+
+void emu_trace(bool on)
+{
+    if (on) items.clear();
+    tracing = on;
+}
+
+void emu_trace_verb(const char *verb, void *dst, const void *src, int64_t bytes, const void *put)
+{
+    const uint64_t where[3] = { (uint64_t)(uintptr_t)dst, (uint64_t)(uintptr_t)src,
+                                put ? XXH3_64bits(put, (size_t)bytes) : 0 };
+    emu_item item = {};
+
+    if (!tracing) return;
+    snprintf(item.text, sizeof item.text, "%s of %lld bytes", verb, (long long)bytes);
+    item.bits = XXH3_64bits(where, sizeof where);
+    items.push_back(item);
+}
+
+int64_t emu_traced(const struct emu_item **list)
+{
+    *list = items.data();
+    return (int64_t)items.size();
+}
+
+bool emu_records(void)
+{
+    return recording;
+}
+
+void emu_record_begin(void)
+{
+    recording = true;
+    tasks.clear();
+}
+
+bool emu_record_end(bool keep)
+{
+    if (!recording) return false;
+    recording = false;
+    kept = keep;
+    if (keep) to_play.swap(tasks);
+    return true;
+}
+
+void emu_record_put(void *dev, const void *host, int64_t bytes)
+{
+    const unsigned char *from = (const unsigned char *)host;
+
+    tasks.push_back({ task::PUT, {}, dev, nullptr, bytes, { from, from + bytes } });
+}
+
+void emu_record_copy(void *dst, const void *src, int64_t bytes)
+{
+    tasks.push_back({ task::COPY, {}, dst, src, bytes, {} });
+}
+
+void emu_record_zero(void *dev, int64_t bytes)
+{
+    tasks.push_back({ task::ZERO, {}, dev, nullptr, bytes, {} });
+}
+
+static bool play(task &t)
+{
+    if (t.kind == task::LAUNCH) {
+        t.launch.packed = t.held.data();
+        return emu::run(t.launch);
+    }
+    if (!emu_range(t.dst, t.bytes, true)) return false;
+    if (t.kind == task::COPY && !emu_range(t.src, t.bytes, false)) return false;
+    emu_unlock();
+    if (t.kind == task::PUT) memcpy(t.dst, t.held.data(), t.held.size());
+    if (t.kind == task::COPY) memmove(t.dst, t.src, (size_t)t.bytes);
+    if (t.kind == task::ZERO) memset(t.dst, 0, (size_t)t.bytes);
+    emu_lock();
+    emu_trace_verb(t.kind == task::PUT    ? "put"
+                   : t.kind == task::COPY ? "copy"
+                                          : "zero",
+                   t.dst, t.src, t.bytes, t.kind == task::PUT ? t.held.data() : nullptr);
+    return true;
+}
+
+bool emu_replay(void)
+{
+    if (!kept || recording) return false;
+    kept = false;
+    for (task &t : to_play)
+        if (!play(t)) return false;
+    return true;
+}
 
 void emu_count(bool on)
 {

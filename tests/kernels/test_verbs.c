@@ -64,6 +64,57 @@ static void outside(const struct ops *be, struct stream *s)
     be->free(a);
 }
 
+/* What joins the queue between begin and end happens when it is replayed, with the bytes put was given, and once; and it is then
+ * the same, item by item, as without. */
+static void recorded(const struct ops *be, struct stream *s)
+{
+    enum { ITEMS = 5 };
+    struct tensor host = OP_FILLED(4, 1, 0, N), back = op_like(host), want = op_like(host);
+    uint64_t bits[ITEMS] = { 0 };
+    const struct emu_item *item;
+    void *a, *b, *c;
+
+    CHECK(be->alloc(&a, BYTES) == OK && be->alloc(&b, BYTES) == OK);
+    for (int turn = 0; turn < 2; turn++) {
+        struct tensor put = OP_FILLED(4, 1, 0, N);
+
+        CHECK(be->zero(b, BYTES, s) == OK && be->zero(a, BYTES, s) == OK);
+        emu_trace(true);
+        if (turn == 1) CHECK(be->record_begin(s) == OK);
+        CHECK(be->put(a, put.data, BYTES, s) == OK && be->copy(b, a, BYTES, s) == OK);
+        CHECK(be->accumulate((float *)b, (const float *)a, N, s) == OK);
+        memset(put.data, 0xEE, BYTES);
+        CHECK(be->put(a, put.data, BYTES, s) == OK && be->zero(a, 40, s) == OK);
+        if (turn == 1) {
+            log_set_level(LOG_ERROR);
+            CHECK(be->get(back.data, a, 4, s) == E_DEVICE && be->sync(s) == E_DEVICE &&
+                  be->alloc(&c, 4) == E_DEVICE && be->record_begin(s) == E_DEVICE);
+            CHECK(be->replay(s) == E_DEVICE && emu_traced(&item) == 0);
+            CHECK(be->record_end(true, s) == OK && be->get(back.data, b, BYTES, s) == OK);
+            CHECK(((const float *)back.data)[N - 1] == 0 && be->replay(s) == OK);
+            CHECK(be->replay(s) == E_DEVICE && be->record_end(true, s) == E_DEVICE);
+        }
+        emu_trace(false);
+        CHECK(emu_traced(&item) == ITEMS);
+        for (int i = 0; i < ITEMS; i++) {
+            if (turn == 1) CHECK(bits[i] == item[i].bits);
+            bits[i] = item[i].bits;
+        }
+        CHECK(strncmp(item[0].text, "put", 3) == 0 && strncmp(item[2].text, "accumulate", 10) == 0);
+        CHECK(be->get(back.data, b, BYTES, s) == OK);
+        for (int i = 0; i < N; i++) ((float *)want.data)[i] = 2 * ((const float *)host.data)[i];
+        CHECK_SAME_BITS(back.data, want.data, BYTES);
+        CHECK(be->get(back.data, a, BYTES, s) == OK && ((const float *)back.data)[9] == 0 &&
+              ((const unsigned char *)back.data)[40] == 0xEE);
+    }
+    CHECK(be->record_begin(s) == OK && be->zero(b, BYTES, s) == OK &&
+          be->record_end(false, s) == OK && be->replay(s) == E_DEVICE);
+    CHECK(be->get(back.data, b, BYTES, s) == OK);
+    CHECK_SAME_BITS(back.data, want.data, BYTES);
+    be->free(a);
+    be->free(b);
+}
+
 /* Launches counted and not run, on 32 GiB that are not there. */
 static void counted(const struct ops *be, struct stream *s)
 {
@@ -97,6 +148,7 @@ int main(int argc, char **argv)
     accumulates(be, &s);
 #ifdef TESTS_ON_EMU
     outside(be, &s);
+    recorded(be, &s);
     counted(be, &s);
 #endif
     return check_done("test_verbs");

@@ -39,8 +39,6 @@ static void derivative(struct tiny_sam *t, uint64_t direction, double *by_differ
     free(u);
 }
 
-enum { FUSED_OFF = 1, FUSED_ON = 2 }; /* in the order of the choices auto|off|on */
-
 /* Without clicks nothing depends on the weights but the loss, and with gradients through all rounds all of it is differentiated. */
 static void gradient_is_the_derivative(struct config c, const char *what)
 {
@@ -210,21 +208,21 @@ int main(void)
     c.train_dropout = 0.2;
     c.train_drop_path = 0.5;
     c.train_recompute = true;
-    c.run_absorb = c.run_fuse_upscaling = c.run_fuse_norms = FUSED_OFF;
+    c.run_absorb = c.run_fuse_upscaling = c.run_fuse_norms = SWITCH_OFF;
     other = c;
-    other.run_absorb = FUSED_ON;
+    other.run_absorb = SWITCH_ON;
     gradients_agree(c, &ops_cpu, other, &ops_cpu, 2e-6, "projections absorbed");
     other = c;
-    other.run_fuse_upscaling = FUSED_ON;
+    other.run_fuse_upscaling = SWITCH_ON;
     gradients_agree(c, &ops_cpu, other, &ops_cpu, 2e-6, "upscaling fused");
     other = c;
-    other.run_fuse_norms = FUSED_ON;
+    other.run_fuse_norms = SWITCH_ON;
     gradients_agree(c, &ops_cpu, other, &ops_cpu, 2e-6, "norms fused");
     other = c;
     other.run_one_mask = false;
     gradients_agree(c, &ops_cpu, other, &ops_cpu, 2e-6, "one mask of four");
     c.train_through_rounds = other.train_through_rounds = true;
-    other.run_absorb = other.run_fuse_upscaling = other.run_fuse_norms = FUSED_ON;
+    other.run_absorb = other.run_fuse_upscaling = other.run_fuse_norms = SWITCH_ON;
     gradients_agree(c, &ops_cpu, other, &ops_cpu, 2e-6, "all of them, through the rounds");
     prompts_are_functions_of_counters();
     rounds_are_planned_as_in_the_paper();

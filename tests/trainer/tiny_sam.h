@@ -104,8 +104,9 @@ static inline double tiny_slot(struct tiny_sam *t, int64_t slot, int64_t step)
     struct objective_losses l;
 
     s.step = step;
-    CHECK(objective_slot(t->objective, &s, t->grads, NULL, NULL, NULL) == OK &&
-          objective_losses(t->objective, &l) == OK);
+    CHECK(objective_slot(t->objective, &s, t->grads, NULL, NULL, NULL) == OK);
+    objective_launched(t->objective);
+    CHECK(objective_losses(t->objective, &l) == OK);
     return tiny_loss(t, &l);
 }
 

@@ -1,0 +1,169 @@
+/* A step recorded and replayed against the same step not recorded, on the emulated device: the same
+ * launches with the same arguments, puts, copies and zeros in the same order, and the same bits, over
+ * steps whose shape changes: branches dropped, silent rounds, fewer masks and none, more runs than
+ * there was room for. The next step is recorded before the one before it is asked for its results. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tests/emu/device_memory.h"
+#include "tests/trainer/tiny_sam.h"
+#include "trainer/learner.h"
+
+enum { STEPS = 6, ITEMS = 20000 };
+
+extern const struct ops ops_emu;
+
+/* What a run of steps did and came to. */
+struct run {
+    struct emu_item *item; /* (ITEMS) */
+    int64_t n_items;
+    struct objective_losses losses[STEPS];
+    double norm[STEPS];
+    float *weights, *m; /* (n) */
+};
+
+static void *room(int64_t bytes)
+{
+    void *p = calloc(1, (size_t)bytes);
+
+    if (!p) exit(1);
+    return p;
+}
+
+/* A slot with more runs than there is room for, most of which belong to no mask. */
+static void make_room(struct learner *l, const struct loader_slot *from)
+{
+    enum { LENGTH = 1 << 19 };
+    struct loader_slot slot = *from;
+    int32_t *runs = room(LENGTH * (int64_t)sizeof *runs);
+    double norm;
+
+    memcpy(runs, slot.runs, (size_t)slot.n_runs * sizeof *runs);
+    slot.runs = runs;
+    slot.n_runs = LENGTH;
+    CHECK(learner_prepare(l, &slot, 1) == OK && learner_launch(l) == OK);
+    CHECK(learner_norm(l, &norm) == OK && norm > 0 && isfinite(norm));
+    free(runs);
+}
+
+static struct loader_slot slot_of(const struct bench_slots *slots, int64_t step)
+{
+    struct loader_slot s = slots->slot[0];
+
+    s.step = step;
+    if (step == 2) s.n_masks = 1;
+    if (step == 3) s.n_masks = 0;
+    return s;
+}
+
+static void run(struct learner *l, const struct bench_slots *slots, bool graph, struct run *r)
+{
+    const int64_t n = l->sam->params.n_floats;
+    struct loader_slot slot[STEPS];
+    const struct emu_item *item;
+
+    for (int i = 0; i < STEPS; i++) slot[i] = slot_of(slots, i);
+    params_initialize(&l->sam->params, 7, l->host[0]);
+    memset(l->host[1], 0, (size_t)n * 4);
+    memset(l->host[2], 0, (size_t)n * 4);
+    CHECK(learner_from_host(l) == OK);
+    learner_use_graph(l, graph);
+    CHECK(l->graph == graph);
+    emu_trace(true);
+    if (graph) CHECK(learner_prepare(l, slot, 7) == OK); /* replaced: it would be another update */
+    for (int i = 0; i < STEPS; i++) {
+        if (i == 0 || !graph) CHECK(learner_prepare(l, slot + i, i + 1) == OK);
+        CHECK(learner_launch(l) == OK);
+        if (graph && i + 1 < STEPS) CHECK(learner_prepare(l, slot + i + 1, i + 2) == OK);
+        CHECK(learner_losses(l, r->losses + i) == OK && learner_norm(l, r->norm + i) == OK);
+    }
+    emu_trace(false);
+    r->n_items = emu_traced(&item);
+    CHECK(r->n_items <= ITEMS);
+    for (int64_t i = 0; i < r->n_items && i < ITEMS; i++) r->item[i] = item[i];
+    CHECK(learner_to_host(l, 0, n) == OK);
+    memcpy(r->weights, l->host[0], (size_t)n * 4);
+    memcpy(r->m, l->host[1], (size_t)n * 4);
+}
+
+static void same_items(const struct run *a, const struct run *b)
+{
+    int64_t differ = 0, launches = 0;
+
+    CHECK(a->n_items == b->n_items);
+    for (int64_t i = 0; i < a->n_items && i < b->n_items; i++) {
+        const struct emu_item *x = a->item + i, *y = b->item + i;
+
+        launches += strstr(x->text, " of (") != NULL;
+        if (strcmp(x->text, y->text) == 0 && x->bits == y->bits) continue;
+        if (differ++ < 5)
+            fprintf(stderr, "item %lld: \"%s\" %016llx, recorded \"%s\" %016llx\n", (long long)i,
+                    x->text, (unsigned long long)x->bits, y->text, (unsigned long long)y->bits);
+    }
+    printf("%lld items, of which %lld launches, in %d steps; %lld differ\n", (long long)a->n_items,
+           (long long)launches, STEPS, (long long)differ);
+    CHECK(differ == 0 && launches > 1000);
+}
+
+static void check_precision(int precision)
+{
+    struct config c = tiny_config();
+    struct comm *comm = NULL;
+    struct learner l = { 0 };
+    struct bench_slots slots = { 0 };
+    struct run plain = { 0 }, graph = { 0 };
+    bool moved = false;
+    int64_t n;
+
+    c.train_batch = 1;
+    c.train_rounds = 4;
+    c.train_silent_rounds = 2;
+    c.train_dropout = 0.1;
+    c.train_drop_path = 0.5;
+    c.optim_clip = 0.5;
+    c.run_precision = precision;
+    CHECK(config_check(&c) == OK);
+    CHECK(comm_create(&comm, 1000) == OK && learner_create(&l, &c, &ops_emu, comm) == OK &&
+          bench_slots_create(&slots, &c) == OK);
+    if (check_fails) exit(1);
+    n = l.sam->params.n_floats;
+    CHECK(l.graph);
+    params_initialize(&l.sam->params, 7, l.host[0]);
+    CHECK(learner_from_host(&l) == OK);
+    make_room(&l, slots.slot);
+    for (int i = 0; i < 2; i++) {
+        struct run *r = i ? &graph : &plain;
+
+        r->item = room(ITEMS * (int64_t)sizeof *r->item);
+        r->weights = room(n * 4);
+        r->m = room(n * 4);
+        run(&l, &slots, i, r);
+    }
+    same_items(&plain, &graph);
+    CHECK_SAME_BITS(plain.losses, graph.losses, (int64_t)sizeof plain.losses);
+    CHECK_SAME_BITS(plain.norm, graph.norm, (int64_t)sizeof plain.norm);
+    CHECK_SAME_BITS(plain.weights, graph.weights, n * 4);
+    CHECK_SAME_BITS(plain.m, graph.m, n * 4);
+    for (int i = 0; i < STEPS; i++)
+        CHECK(isfinite(plain.norm[i]) && (plain.norm[i] > 0) == (plain.losses[i].n_masks > 0));
+    for (int64_t i = 0; i < n; i++) moved = moved || plain.m[i] != 0;
+    CHECK(moved && plain.losses[0].focal > 0 && plain.losses[0].focal != plain.losses[1].focal);
+    free(plain.item);
+    free(plain.weights);
+    free(plain.m);
+    free(graph.item);
+    free(graph.weights);
+    free(graph.m);
+    bench_slots_destroy(&slots);
+    learner_destroy(&l);
+    comm_destroy(comm);
+}
+
+int main(void)
+{
+    CHECK(ops_emu.open() == OK);
+    check_precision(1);
+    check_precision(2);
+    return check_done("emu_graph");
+}
