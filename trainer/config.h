@@ -129,7 +129,9 @@ struct config_list {
     INT(eval, every, 0, 0, 1e9, "steps between evaluations on data.val; 0: none")                  \
     INT(eval, max_masks, 5, 1, 100000, "masks an image in evaluations during training")
 
-enum { SWITCH_AUTO, SWITCH_OFF, SWITCH_ON }; /* choices auto|off|on */
+/* Choices, in the order of their texts above. */
+enum { SWITCH_AUTO, SWITCH_OFF, SWITCH_ON };
+enum { PRECISION_AUTO, PRECISION_F32, PRECISION_BF16 };
 
 #define CONFIG_C_INT(section, key, ...)    int64_t section##_##key;
 #define CONFIG_C_NUMBER(section, key, ...) double section##_##key;

@@ -20,6 +20,7 @@
 #include "trainer/eval.h"
 #include "trainer/learner.h"
 #include "trainer/metrics.h"
+#include "trainer/model.h"
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
 #include "trainer/weights.h"
@@ -34,7 +35,9 @@ enum { AGREE_STOP, AGREE_WAIT_NS, AGREE_COUNT };
 
 struct loop {
     const struct loop_options *o;
-    const struct config *c;
+    struct config config;   /* o->config, with what auto means here */
+    const struct config *c; /* &config */
+    const struct ops *ops;
     struct comm *comm;
     struct run_folder *folder;
     struct shard_set *train_set, *val_set;
@@ -353,15 +356,20 @@ static enum status open_data(struct loop *l)
     return *c->data_val ? shard_set_open(&l->val_set, c->data_val) : OK;
 }
 
-static enum status create_learner(struct loop *l)
+static enum status open_device(struct loop *l)
 {
     const struct device_options device = { .choice = l->c->run_device,
                                            .share_gpu = l->c->run_share_gpu };
-    const struct ops *ops;
 
-    TRY(device_open(&device, l->comm, &ops));
-    TRY(cost_of(l->c, ops, &l->cost));
-    TRY(learner_create(&l->learner, l->c, ops, l->comm));
+    TRY(device_open(&device, l->comm, &l->ops));
+    model_resolve(&l->config, l->ops);
+    return device_named(l->ops->name, &l->config.run_device);
+}
+
+static enum status create_learner(struct loop *l)
+{
+    TRY(cost_of(l->c, l->ops, &l->cost));
+    TRY(learner_create(&l->learner, l->c, l->ops, l->comm));
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
     l->counts = calloc((size_t)l->comm->n_ranks, sizeof *l->counts);
     if (!l->losses || !l->counts) FAIL(E_MEMORY, "losses of a batch");
@@ -500,6 +508,7 @@ static enum status create(struct loop *l)
     TRY(watchdog_start(l->comm, l->c->run_timeout_s * 1000 + WATCHDOG_MARGIN_MS));
     watchdog_feed("setting up", 0, 0);
     TRY(open_data(l));
+    TRY(open_device(l));
     TRY(run_folder_create(&l->folder, l->comm, &folder));
     snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
     TRY(agree_worst(l->comm, open_ledger(l)));
@@ -534,11 +543,12 @@ static void say_what(const struct loop *l)
 {
     log_root(
         "%s: %.2f M parameters, %lld images with %lld masks, %lld images a step on %d ranks of "
-        "%d threads, %.1f GFLOP a step",
+        "%d threads, %.1f GFLOP a step, in %s",
         l->c->model_name, 1e-6 * (double)l->learner.sam->params.n_trained,
         (long long)shard_set_images(l->train_set), (long long)shard_set_masks(l->train_set),
         (long long)l->c->train_batch, l->comm->n_ranks, omp_get_max_threads(),
-        1e-9 * l->cost.step_flops_reference);
+        1e-9 * l->cost.step_flops_reference,
+        l->c->run_precision == PRECISION_BF16 ? "bf16" : "f32");
 }
 
 /* Decided by all ranks alike: all end in order. Any other failure may be one rank's own. */
@@ -549,9 +559,10 @@ static bool is_shared(enum status s)
 
 enum status loop_run(const struct loop_options *o)
 {
-    struct loop l = { .o = o, .c = o->config, .comm = o->comm, .saved_step = -1 };
+    struct loop l = { .o = o, .config = *o->config, .comm = o->comm, .saved_step = -1 };
     enum status s;
 
+    l.c = &l.config;
     if (o->comm->n_ranks > o->config->train_batch)
         FAIL(E_CONFIG, "%d ranks for a batch of %lld images: some would have nothing to do",
              o->comm->n_ranks, (long long)o->config->train_batch);

@@ -9,6 +9,16 @@ static bool is_on(int choice, const struct ops *ops)
     return choice == SWITCH_AUTO ? ops->fused : choice == SWITCH_ON;
 }
 
+void model_resolve(struct config *c, const struct ops *ops)
+{
+    int *const switches[] = { &c->run_absorb, &c->run_fuse_upscaling, &c->run_fuse_norms };
+
+    if (c->run_precision == PRECISION_AUTO)
+        c->run_precision = ops->bf16 ? PRECISION_BF16 : PRECISION_F32;
+    for (size_t i = 0; i < sizeof switches / sizeof *switches; i++)
+        *switches[i] = is_on(*switches[i], ops) ? SWITCH_ON : SWITCH_OFF;
+}
+
 enum status model_create(struct model *m, const struct config *c, const struct params *p,
                          struct program *program, const struct ops *ops, bool train)
 {

@@ -17,6 +17,9 @@ struct model {
         fuse_upscaling; /* the decoder's fused ops are recorded: run.absorb, run.fuse_upscaling */
 };
 
+/* Every `auto` of c that decides how a model computes becomes what it means on that device, so that a run goes on as it began. */
+void model_resolve(struct config *c, const struct ops *ops);
+
 /* ops: what the fused ops' "auto" asks. */
 enum status model_create(struct model *m, const struct config *c, const struct params *p,
                          struct program *program, const struct ops *ops, bool train) MUST_CHECK;

@@ -180,10 +180,10 @@ enum status sam_precision(const struct config *c, const struct ops *ops, enum dt
 {
     static const char *const names[] = { "auto", "f32", "bf16" };
 
-    if (c->run_precision == 2 && !ops->bf16)
+    if (c->run_precision == PRECISION_BF16 && !ops->bf16)
         FAIL(E_CONFIG, "run.precision is %s, but device %s computes in f32 only; say f32 or auto",
              names[c->run_precision], ops->name);
-    *compute = c->run_precision == 2 || (c->run_precision == 0 && ops->bf16) ? BF16 : F32;
+    *compute = ops->bf16 && c->run_precision != PRECISION_F32 ? BF16 : F32;
     return OK;
 }
 

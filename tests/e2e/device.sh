@@ -34,6 +34,14 @@ code=0
 in_run auto run.device=auto
 says "device: the CPU, since the fake has no GPU"
 opened
+grep -q 'device: *"*cpu' "$stage/auto/config.resolved.yaml" || die "what auto meant was not written down"
+says "in f32"
+in_run auto run.device=cpu run.precision=f32 run.absorb=off # what auto meant
+says "resumed at step 1"
+code=2
+in_run auto run.device=ref
+says "differs in run.device cpu → ref"
+code=0
 in_run cpu run.device=cpu
 untouched
 in_run ref run.device=ref
