@@ -8,6 +8,10 @@ trap 'rm -f "$out"' EXIT
 "$samforge" bench step configs/vit_h.yaml --device emu --count --json train.batch=1 train.masks=64 train.rounds=11 \
     train.drop_path=0 train.dropout=0 train.recompute=false >"$out"
 number() { sed -n "s/^  \"$1\": \([0-9.e+]*\),*\$/\1/p" "$out"; }
+# what the account of docs/performance.md says of it
+said() { grep -q "$1" docs/performance.md || { echo "FAILED: docs/performance.md does not say $1"; exit 1; }; }
+said "| launches | .*.*| $(number launches | sed 's/\(...\)$/,\1/') |"
+said "$(number decoder_bytes | awk '{ printf "%.1f GB of operands", $1 / 1e9 }')"
 awk -v decoder="$(number decoder_bytes)" -v tensor="$(number attention_tensor_bytes)" \
     -v scratch="$(number attention_scratch_bytes)" -v scores="$(number attention_scores_bytes)" \
     -v launches="$(number launches)" -v flops="$(number flops_reference)" \
