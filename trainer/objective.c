@@ -13,21 +13,6 @@
 #include "trainer/staging.h"
 
 enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 */
-enum { VALUES = MASK_TOKENS * MASK_LOSS_VALUES }; /* a mask's, of a round */
-
-/* A round of a chunk whose losses lie in the history. */
-struct entry {
-    int64_t K, n_valid, chunk; /* masks predicted; masks that count */
-    bool first, last;          /* round of the plan */
-    bool among, only_first;    /* chosen among host_candidates; not chosen */
-};
-
-/* What the host must know of a slot to read its losses. */
-struct history {
-    struct entry *entry; /* (E), of which n_entries are the slot's */
-    int64_t n_entries, n_masks;
-    int32_t *candidates; /* (chunks,M,2), what candidates held */
-};
 
 struct objective {
     struct sam *sam;
@@ -35,27 +20,22 @@ struct objective {
     struct mask_loss_options loss;
     struct prompt_options prompt;
     struct tensor gt, box, weight, valid, size, candidates,
-        only_first;    /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) (M,2) */
-    struct tensor key; /* (2) i64: prompts */
-    struct tensor value,
-        selected; /* (E,M,4,4) f32, a round's (M,K,4) at its start, and (E,M) i32: the history of a slot */
+        only_first;       /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) (M,2) */
+    struct tensor key;    /* (2) i64: prompts */
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor first;       /* (M+1) of the chunk, into runs */
-    struct tensor runs;        /* of the slot; grows when a slot has more than ever before */
-    struct stream raster;      /* the same queue, with rasterize's own scratch; owned */
-    void *runs_memory;         /* owned */
-    struct history history[2]; /* of the slot being queued, and of the one last launched */
-    int queued;
-    float *host_value;      /* as value */
-    int32_t *host_selected; /* as selected */
-    int32_t *host_ints;     /* (2·M) */
-    float *host_weight;     /* (M) */
-    int64_t *host_first;    /* (M+1) */
-    void *trace_room;       /* staging: what is traced */
-    XXH3_state_t *trace;    /* NULL: not traced */
-    bool timed;             /* laps wait for the device */
+    struct tensor first;  /* (M+1) of the chunk, into runs */
+    struct tensor runs;   /* of the slot; grows when a slot has more than ever before */
+    struct stream raster; /* the same queue, with rasterize's own scratch; owned */
+    void *runs_memory;    /* owned */
+    struct history history;
+    int32_t *host_ints;  /* (2·M) */
+    float *host_weight;  /* (M) */
+    int64_t *host_first; /* (M+1) */
+    void *trace_room;    /* staging: what is traced */
+    XXH3_state_t *trace; /* NULL: not traced */
+    bool timed;          /* laps wait for the device */
     struct objective_times times;
 };
 
@@ -119,8 +99,9 @@ static void carve(struct objective *o)
     take(o, &o->key, tensor_1d(NULL, I64, 2));
     take(o, &o->first, tensor_1d(NULL, I64, M + 1));
     take(o, &o->d_mask, tensor_3d(NULL, F32, M, L, L));
-    take(o, &o->value, tensor_4d(NULL, F32, n_history(o), M, MASK_TOKENS, MASK_LOSS_VALUES));
-    take(o, &o->selected, tensor_2d(NULL, I32, n_history(o), M));
+    take(o, &o->history.value,
+         tensor_4d(NULL, F32, n_history(o), M, MASK_TOKENS, MASK_LOSS_VALUES));
+    take(o, &o->history.selected, tensor_2d(NULL, I32, n_history(o), M));
 }
 
 /* A dry pass over every op outside the programs: shapes are right, and this much scratch is needed. */
@@ -148,7 +129,7 @@ static enum status plan(struct objective *o, struct stream *dry)
         TRY(s->ops->prompt_next_bwd(logits, mask, iou, &o->prompt, dry));
     }
     return s->ops->grad_norm(tensor_1d(NULL, F64, 1),
-                             tensor_1d(NULL, F32, n_history(o) * M * VALUES), dry);
+                             tensor_1d(NULL, F32, n_history(o) * M * HISTORY_VALUES), dry);
 }
 
 /* What rasterizing an h×w image's masks needs depends on the image: the scratch for it is apart from the others', and grows. */
@@ -170,22 +151,13 @@ static enum status reserve_raster(struct objective *o, int32_t h, int32_t w)
 static enum status create(struct objective *o)
 {
     const struct sam *s = o->sam;
-    const size_t M = (size_t)s->M, E = (size_t)n_history(o);
+    const size_t M = (size_t)s->M;
 
-    o->host_value = calloc(E * M * VALUES, sizeof *o->host_value);
-    o->host_selected = calloc(E * M, sizeof *o->host_selected);
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
     o->host_weight = calloc(M, sizeof *o->host_weight);
     o->host_first = calloc(M + 1, sizeof *o->host_first);
-    if (!o->host_value || !o->host_selected || !o->host_ints || !o->host_weight || !o->host_first)
-        FAIL(E_MEMORY, "the objective's lists");
-    for (int i = 0; i < 2; i++) {
-        struct history *h = o->history + i;
-
-        h->entry = calloc(E, sizeof *h->entry);
-        h->candidates = calloc((size_t)n_chunks(o) * 2 * M, sizeof *h->candidates);
-        if (!h->entry || !h->candidates) FAIL(E_MEMORY, "the objective's lists");
-    }
+    if (!o->host_ints || !o->host_weight || !o->host_first) FAIL(E_MEMORY, "the objective's lists");
+    TRY(history_create(&o->history, n_chunks(o), s->config->train_rounds, s->M));
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
@@ -260,12 +232,7 @@ void objective_destroy(struct objective *o)
     if (o->runs_memory) o->sam->ops->free(o->runs_memory);
     if (o->raster.scratch) o->sam->ops->free(o->raster.scratch);
     XXH3_freeState(o->trace);
-    for (int i = 0; i < 2; i++) {
-        free(o->history[i].entry);
-        free(o->history[i].candidates);
-    }
-    free(o->host_value);
-    free(o->host_selected);
+    history_destroy(&o->history);
     free(o->host_ints);
     free(o->host_weight);
     free(o->host_first);
@@ -362,7 +329,7 @@ static enum status trace(struct objective *o, const struct sam_prompts *p, int n
 static enum status put_candidates(struct objective *o, struct rng_key key, int64_t begin)
 {
     struct sam *s = o->sam;
-    int32_t *of = o->history[o->queued].candidates + begin / s->M * 2 * s->M;
+    int32_t *of = history_queued(&o->history)->candidates + begin / s->M * 2 * s->M;
 
     for (int64_t m = 0; m < s->M; m++) {
         const struct rng_key k = rng_sub(key, (uint64_t)(begin + m));
@@ -392,76 +359,29 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
     return i == 1 && !plan->click[0] && c->train_silent_multimask ? SAM_NEXT_THREE : SAM_NEXT;
 }
 
-/* Of the IoU head over mask m's candidates. value: the mask's (K,4). */
-static double mean_error(const struct objective *o, const struct entry *e, int64_t m,
-                         const float *value)
-{
-    const struct history *h = o->history + !o->queued;
-    const int32_t *among = e->among ? h->candidates + e->chunk * 2 * o->sam->M : NULL;
-    const struct candidates c = candidates_of(among, m, e->only_first ? 1 : e->K);
-    double sum = 0;
-
-    for (int64_t k = c.begin; k < c.end; k++)
-        sum += (double)value[k * MASK_LOSS_VALUES + MASK_LOSS_ERR];
-    return sum / (double)(c.end - c.begin);
-}
-
-static void add_losses(const struct objective *o, int64_t at, struct objective_losses *sum)
-{
-    const struct entry *e = o->history[!o->queued].entry + at;
-    const int64_t M = o->sam->M;
-
-    for (int64_t m = 0; m < e->n_valid; m++) {
-        const float *of_mask = o->host_value + at * M * VALUES + m * e->K * MASK_LOSS_VALUES;
-        const float *v = of_mask + o->host_selected[at * M + m] * MASK_LOSS_VALUES;
-
-        sum->focal += v[MASK_LOSS_FOCAL];
-        sum->dice += v[MASK_LOSS_DICE];
-        sum->iou_error += o->loss.iou_all ? mean_error(o, e, m, of_mask) : (double)v[MASK_LOSS_ERR];
-        if (e->first) sum->iou_first += v[MASK_LOSS_IOU];
-        if (e->last) sum->iou_last += v[MASK_LOSS_IOU];
-    }
-}
-
 void objective_launched(struct objective *o)
 {
-    o->queued = !o->queued;
+    history_launched(&o->history);
 }
 
 enum status objective_losses(struct objective *o, struct objective_losses *losses)
 {
-    struct sam *s = o->sam;
-    const struct history *h = o->history + !o->queued;
-
-    *losses = (struct objective_losses){ .n_masks = h->n_masks };
-    if (h->n_entries == 0) return OK;
-    TRY(s->ops->get(o->host_value, o->value.data, h->n_entries * s->M * VALUES * 4, &s->stream));
-    TRY(s->ops->get(o->host_selected, o->selected.data, h->n_entries * s->M * 4, &s->stream));
-    TRY(s->ops->sync(&s->stream));
-    for (int64_t i = 0; i < h->n_entries; i++) add_losses(o, i, losses);
-    return OK;
+    return history_losses(&o->history, o->loss.iou_all, losses, o->sam->ops, &o->sam->stream);
 }
 
 enum status objective_squares(struct objective *o, struct tensor squares)
 {
-    const int64_t n = o->history[o->queued].n_entries * o->sam->M * VALUES;
-
-    return o->sam->ops->grad_norm(squares, tensor_1d(o->value.data, F32, n), &o->sam->stream);
+    return history_squares(&o->history, squares, o->sam->ops, &o->sam->stream);
 }
 
 /* Its losses become the history's next entry. */
-static enum status forward_round(struct objective *o, struct round *r, struct entry e)
+static enum status forward_round(struct objective *o, struct round *r, struct history_entry e)
 {
     struct sam *s = o->sam;
-    struct history *h = o->history + o->queued;
-    const int64_t at = h->n_entries++;
     double since = clock_seconds();
 
     TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
     TRY(lap(o, &since, &o->times.decoder_forward));
-    r->value = tensor_3d((float *)o->value.data + at * s->M * VALUES, F32, s->M, r->logits.dim[1],
-                         MASK_LOSS_VALUES);
-    r->selected = tensor_1d((int32_t *)o->selected.data + at * s->M, I32, s->M);
     r->loss = o->loss;
     r->prompt = o->prompt;
     if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
@@ -470,7 +390,7 @@ static enum status forward_round(struct objective *o, struct round *r, struct en
     e.K = r->logits.dim[1];
     e.among = r->kind == SAM_FIRST_ALL;
     e.only_first = r->kind == SAM_NEXT;
-    h->entry[at] = e;
+    history_add(&o->history, e, &r->value, &r->selected);
     TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->gt, r->iou, o->valid, &r->loss,
                               &s->stream));
     return lap(o, &since, &o->times.loss);
@@ -548,10 +468,10 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
 
         *r = (struct round){ .index = i, .kept = through ? i : 0, .kind = kind_of(o, plan, i) };
         TRY(forward_round(o, r,
-                          (struct entry){ .n_valid = n_valid,
-                                          .chunk = begin / s->M,
-                                          .first = i == 0,
-                                          .last = i == plan->n_rounds - 1 }));
+                          (struct history_entry){ .n_valid = n_valid,
+                                                  .chunk = begin / s->M,
+                                                  .first = i == 0,
+                                                  .last = i == plan->n_rounds - 1 }));
         if (!through) TRY(backward_round(o, r, grads, false));
         if (i + 1 < plan->n_rounds)
             TRY(next_prompts(o, r, dropout, begin, plan->click[i], &n_points));
@@ -589,11 +509,9 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
     const float size[2] = { (float)slot->new_width, (float)slot->new_height };
     double since = clock_seconds();
 
-    o->history[o->queued].n_masks = slot->n_masks;
-    o->history[o->queued].n_entries = 0;
     TRY(objective_reserve(o, slot));
     if (o->trace) XXH3_64bits_reset(o->trace);
-    TRY(s->ops->zero(o->value.data, tensor_bytes(o->value), &s->stream));
+    TRY(history_begin(&o->history, slot->n_masks, s->ops, &s->stream));
     TRY(draw_drop_path(o, slot));
     TRY(s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream));
     TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));

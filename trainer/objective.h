@@ -7,6 +7,7 @@
 
 #include "data_pipeline/loader.h"
 #include "kernels/base/rng.h"
+#include "trainer/history.h"
 #include "trainer/sam.h"
 
 /* Which later rounds come with a new click; a pure function of (seed, step), the same for all images of a step. */
@@ -18,13 +19,6 @@ struct objective_plan objective_plan(const struct config *c, int64_t step);
 
 /* Prompt slots a mask needs: two for the first prompt and one a click. */
 int64_t objective_points(const struct config *c);
-
-/* Sums over the masks (and rounds) of one slot, before any normalization. What ranks tell each other of a step. */
-struct objective_losses {
-    int64_t n_masks;
-    double focal, dice, iou_error; /* summed over rounds too */
-    double iou_first, iou_last;    /* of the selected mask, in the first and the last round */
-};
 
 /* Bytes of scratch the objective's own ops need: for sam_create. */
 enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
