@@ -66,7 +66,8 @@ static enum status make_executable(struct step *t, cudaGraph_t recorded)
         CUDA(cudaGraphExecDestroy(t->executable), "giving back a step's graph", 0);
         t->executable = NULL;
     }
-    CUDA(cudaGraphInstantiate(&t->executable, recorded, 0), "making a step's graph", 0);
+    CUDA(cudaGraphInstantiate(&t->executable, recorded, 0),
+         "making a step's graph; run.graph=off does without", 0);
     return OK;
 }
 
@@ -77,7 +78,8 @@ enum status graph_end(bool keep)
 
     if (!graph.recording) FAIL(E_DEVICE, "no step is being recorded");
     graph.recording = false;
-    CUDA(cudaStreamEndCapture(graph.queue, &recorded), "ending the recording of a step", 0);
+    CUDA(cudaStreamEndCapture(graph.queue, &recorded),
+         "ending the recording of a step; run.graph=off does without", 0);
     if (keep) s = make_executable(graph.step + graph.turn, recorded);
     CUDA(cudaGraphDestroy(recorded), "giving back what was recorded", 0);
     graph.ready = keep && s == OK;

@@ -111,18 +111,21 @@ sanitize() {
 }
 
 # The recipe of the paper: 64 masks of an image, 11 rounds; one image, as a rank of 256 has it. No drop path and no dropout, as
-# on the other side of `beside`. Masks in chunks as configured, and all at once, with an eighth of the launches.
+# on the other side of `beside`. As configured, all masks at once and the step as one graph; without the graph; and in chunks
+# of 8 masks, with more than five times the launches.
 bench() {
     bad=0
     for model in vit_b vit_l vit_h; do
-        for chunk in 8 64; do
+        for way in "graph 64 on" "plain 64 off" "chunks 8 on"; do
+            # shellcheck disable=SC2086
+            set -- $way
             for form in "" --json; do
                 # shellcheck disable=SC2086
                 "$build/samforge" bench ops configs/$model.yaml --steps 5 --device cuda $form train.batch=1 train.masks=64 \
-                    train.rounds=11 train.chunk=$chunk train.drop_path=0 train.dropout=0 train.recompute=false \
-                    >"$out/bench_${model}_chunk$chunk${form:+.json}" || bad=1
+                    train.rounds=11 train.chunk=$2 run.graph=$3 train.drop_path=0 train.dropout=0 train.recompute=false \
+                    >"$out/bench_${model}_$1${form:+.json}" || bad=1
             done
-            cat "$out/bench_${model}_chunk$chunk"
+            cat "$out/bench_${model}_$1"
         done
         nvidia-smi --query-gpu=name,memory.total,clocks.sm --format=csv,noheader
     done
