@@ -78,7 +78,7 @@ static void put_counts(struct eval_chunk *c, int n_points)
 {
     for (int64_t m = 0; m < c->sam->M; m++) {
         c->n_points[m] = n_points;
-        c->n_tokens[m] = 1 + MASK_TOKENS + n_points;
+        c->n_tokens[m] = (int32_t)mask_decoder_tokens(n_points);
     }
 }
 
