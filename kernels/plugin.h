@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-enum { PLUGIN_ABI = 1, PLUGIN_NAMES = 2048, PLUGIN_TEXT = 512 };
+enum { PLUGIN_ABI = 1, PLUGIN_TEXT = 512 };
 #define PLUGIN_FILE  "libsamforge_cuda.so"
 #define PLUGIN_ENTRY "samforge_cuda_plugin"
 

@@ -39,7 +39,7 @@ static void print_table(const struct evaluation *e)
     printf("%-30s %8s%s\n", "", "model", e->compare ? "  untrained" : "");
     for (int i = 0; i < EVAL_N_SCORES; i++) {
         if (isnan(e->scores.mean[i])) continue;
-        printf("%-30s %8.4f", eval_text((enum eval_score)i), e->scores.mean[i]);
+        printf("%-30s %8.4f", eval_score_text((enum eval_score)i), e->scores.mean[i]);
         if (e->compare && i < EVAL_disc) printf("   %8.4f", e->untrained.mean[i]);
         putchar('\n');
     }
@@ -50,7 +50,7 @@ static json_t *object_of(const struct eval_scores *s)
     json_t *j = json_object();
 
     for (int i = 0; j && i < EVAL_N_SCORES; i++)
-        if (json_object_set_new(j, eval_key((enum eval_score)i),
+        if (json_object_set_new(j, eval_score_key((enum eval_score)i),
                                 isnan(s->mean[i]) ? json_null() : json_real(s->mean[i])) != 0) {
             json_decref(j);
             return NULL;

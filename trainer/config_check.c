@@ -4,6 +4,9 @@
 
 #include <stdbool.h>
 
+#include "trainer/mask_decoder.h"
+#include "trainer/objective.h"
+
 static enum status check_model(const struct config *c)
 {
     const struct config_list *g = &c->model_global_blocks;
@@ -55,8 +58,21 @@ static enum status check_training(const struct config *c)
     return OK;
 }
 
+static enum status check_run(const struct config *c)
+{
+    const int64_t tokens = mask_decoder_tokens(objective_points(c));
+
+    if (c->run_absorb == SWITCH_ON && tokens > DECODER_TOKENS_MAX)
+        FAIL(E_CONFIG,
+             "run.absorb=on takes at most %d tokens a mask, but train.rounds %lld come to %lld; "
+             "say fewer train.rounds, or run.absorb=auto, which absorbs where they fit",
+             DECODER_TOKENS_MAX, (long long)c->train_rounds, (long long)tokens);
+    return OK;
+}
+
 enum status config_check(const struct config *c)
 {
     TRY(check_model(c));
-    return check_training(c);
+    TRY(check_training(c));
+    return check_run(c);
 }

@@ -25,7 +25,8 @@ const char *durable_cure(int error)
     }
 }
 
-const char *durable_folder(const char *path, char buf[DURABLE_PATH])
+/* The folder part of path, "." when there is none, into buf; returns buf. */
+static const char *folder_of(const char *path, char buf[DURABLE_PATH])
 {
     const char *slash = strrchr(path, '/');
 
@@ -93,7 +94,7 @@ static enum status finish(struct durable_file *f)
     if (rename(f->temporary, f->path) != 0)
         FAIL(E_IO, "renaming to %s: %s%s", f->path, strerror(errno), durable_cure(errno));
     f->temporary[0] = 0;
-    return durable_sync_folder(durable_folder(f->path, folder));
+    return durable_sync_folder(folder_of(f->path, folder));
 }
 
 enum status durable_file_commit(struct durable_file *f)

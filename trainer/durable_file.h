@@ -30,9 +30,6 @@ enum status durable_write(const char *path, const void *p, int64_t n) MUST_CHECK
 /* Makes names created, renamed or removed in folder durable. */
 enum status durable_sync_folder(const char *folder) MUST_CHECK;
 
-/* The folder part of path, "." when there is none, into buf; returns buf. */
-const char *durable_folder(const char *path, char buf[DURABLE_PATH]);
-
 /* What to do about an errno when writing: "; free some space …" or "". */
 const char *durable_cure(int error);
 

@@ -7,45 +7,9 @@
 #ifndef TRAINER_EVAL_H
 #define TRAINER_EVAL_H
 
-#include "cluster/comm.h"
 #include "data_pipeline/shard.h"
+#include "trainer/eval_score.h"
 #include "trainer/sam.h"
-
-/* X(member, text): the scores of a mask, in the order of tables. */
-#define EVAL_SCORES(X)                                                                             \
-    X(click_1, "1 click")                                                                          \
-    X(click_2, "2 clicks")                                                                         \
-    X(click_3, "3 clicks")                                                                         \
-    X(click_5, "5 clicks")                                                                         \
-    X(click_9, "9 clicks")                                                                         \
-    X(oracle, "1 click, best of 3 masks")                                                          \
-    X(box, "box")                                                                                  \
-    X(box_oracle, "box, best of 3 masks")                                                          \
-    X(disc, "trivial: disc at the click")                                                          \
-    X(disc_oracle, "trivial: best of 3 discs")                                                     \
-    X(box_filled, "trivial: box filled")                                                           \
-    X(ellipse, "trivial: ellipse in the box")                                                      \
-    X(whole, "trivial: whole image")
-
-#define EVAL_ENUM(member, text) EVAL_##member,
-enum eval_score { EVAL_SCORES(EVAL_ENUM) EVAL_N_SCORES };
-#undef EVAL_ENUM
-
-enum { EVAL_CLICKS = 9 };
-
-const char *eval_key(enum eval_score s);  /* "click_1" */
-const char *eval_text(enum eval_score s); /* "1 click" */
-
-struct eval_row {
-    int64_t image_id, area;
-    int32_t mask, n_clicks; /* index in the record */
-    float score[EVAL_N_SCORES];
-};
-
-struct eval_scores {
-    int64_t n_images, n_masks;
-    double mean[EVAL_N_SCORES]; /* NaN where not asked for */
-};
 
 struct eval_options {
     const struct config *config; /* model and mask filters; not owned */

@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-#include "trainer/eval.h"
+#include "trainer/eval_score.h"
 
 struct overlap {
     int64_t both, own;

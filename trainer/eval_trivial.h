@@ -12,7 +12,7 @@ struct eval_trivial {
     double median_area;       /* share of the image */
 };
 
-/* Writes the trivial members of eval.h's scores: a disc of the median area around the click, the best of discs of half, twice and
+/* Writes the trivial members of eval_score.h: a disc of the median area around the click, the best of discs of half, twice and
  * eight times that, the filled box, the ellipse in it, the whole image. */
 void eval_trivial(const struct eval_trivial *t, float *score);
 

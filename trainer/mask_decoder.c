@@ -244,6 +244,11 @@ static void add_outputs(struct state *s, const struct mask_decoder_shape *shape)
     program_output(p, s->d->iou);
 }
 
+int64_t mask_decoder_tokens(int64_t n_points)
+{
+    return 1 + MASK_TOKENS + n_points;
+}
+
 void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape, bool keep,
                         struct mask_decoder *d)
 {
@@ -251,7 +256,7 @@ void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape,
     struct program *p = m->program;
     const int64_t H = c->model_image_size / c->model_patch_size, C = c->model_prompt_dim;
     struct state s = { .m = m, .d = d, .M = shape->n_masks, .H = H, .C = C };
-    const bool fits = 1 + MASK_TOKENS + shape->n_points <= DECODER_TOKENS_MAX;
+    const bool fits = mask_decoder_tokens(shape->n_points) <= DECODER_TOKENS_MAX;
     char name[PARAM_NAME];
     int image_at;
 
@@ -259,7 +264,7 @@ void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape,
     d->image_pe = PROGRAM_INPUT(p, program_compute(p), false, H, H, C);
     d->key = m->train && c->train_dropout > 0 ? PROGRAM_INPUT(p, I64, false, 2) : PROGRAM_NONE;
     s.image_pe = PROGRAM_VIEW(p, d->image_pe, H * H, C);
-    s.absorb = m->absorb && fits;
+    s.absorb = m->absorb && (fits || c->run_absorb == SWITCH_ON);
     add_tokens(&s, shape);
     add_dense(&s, shape);
     if (keep) program_output(p, d->sparse);

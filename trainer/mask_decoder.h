@@ -31,6 +31,10 @@ struct mask_decoder {
     int iou;                      /* output (M,K) F32 */
 };
 
+/* Tokens of a mask with that many prompt slots: IoU, masks, prompts. With projections absorbed (run.absorb), at most
+ * DECODER_TOKENS_MAX; on refuses more in config_check, auto then leaves them where they are. */
+int64_t mask_decoder_tokens(int64_t n_points);
+
 /* keep: tokens and dense embedding become outputs too, for tests. */
 void mask_decoder_build(struct model *m, const struct mask_decoder_shape *shape, bool keep,
                         struct mask_decoder *d);

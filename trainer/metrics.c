@@ -3,7 +3,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "trainer/durable_file.h"
-#include "trainer/eval.h"
+#include "trainer/eval_score.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -221,7 +221,7 @@ enum status metrics_eval(struct metrics *m, int64_t step, const struct eval_scor
         char key[64];
 
         if (isnan(scores->mean[i])) continue; /* not asked for */
-        snprintf(key, sizeof key, "eval/%s", eval_key((enum eval_score)i));
+        snprintf(key, sizeof key, "eval/%s", eval_score_key((enum eval_score)i));
         add_number(&l, key, scores->mean[i]);
     }
     return put(m, &l);

@@ -1,4 +1,4 @@
-/* Draws masks, clicks and boxes on pictures, for people: what inspect, eval and the dashboard show.
+/* Draws masks and clicks on pictures, for people: what inspect and eval show.
  * Everything is clipped to the picture; nothing here can fail but making room. */
 #ifndef TRAINER_OVERLAY_H
 #define TRAINER_OVERLAY_H
@@ -20,13 +20,6 @@ void overlay_contour(struct picture *p, const uint8_t *mask, int colour);
 
 /* A click at pixel (x,y): a green disc with a plus, or a red one with a minus. */
 void overlay_point(struct picture *p, double x, double y, bool positive);
-
-/* x0 y0 inclusive, x1 y1 exclusive, pixels. */
-void overlay_box(struct picture *p, const float box[4], int colour);
-
-/* White on black, upper left corner at (x,y), each letter 6·scale wide and 8·scale high. Digits,
- * letters (as capitals) and . % - + : / , others as blanks. */
-void overlay_text(struct picture *p, int32_t x, int32_t y, int32_t scale, const char *text);
 
 /* Pictures side by side, top-aligned, with a white margin around and between. */
 enum status overlay_beside(struct picture *out, const struct picture *const *pictures, int n,

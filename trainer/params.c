@@ -256,7 +256,7 @@ void params_destroy(struct params *p)
     *p = (struct params){ 0 };
 }
 
-int params_lookup(const struct params *p, const char *name)
+static int lookup(const struct params *p, const char *name)
 {
     for (int i = 0; i < p->n; i++)
         if (strcmp(p->at[i].name, name) == 0) return i;
@@ -272,7 +272,7 @@ int params_find(const struct params *p, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(name, sizeof name, fmt, ap);
     va_end(ap);
-    i = params_lookup(p, name);
+    i = lookup(p, name);
     ASSERT(i >= 0);
     return i;
 }

@@ -50,9 +50,6 @@ bool params_block_is_global(const struct config *c, int block);
 /* The index of the parameter with that name, printf style; a name that is not there is a programmer error. */
 int params_find(const struct params *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The same for names from outside; −1 when absent. */
-int params_lookup(const struct params *p, const char *name);
-
 /* Initial values of all of them into flat (n_floats), a function of seed and name alone. */
 void params_initialize(const struct params *p, uint64_t seed, float *flat);
 

@@ -92,9 +92,12 @@ static enum status run_forward(const struct program *p, int node, const struct p
 }
 
 /* The branch of a residual was left out: its sum has one term. */
-static enum status pass_gradient(const struct node_operands *o, const struct program_run *run)
+static enum status pass_gradient(const struct program *p, int node, const struct program_run *run)
 {
-    return run->ops->add_bwd(o->g_in[0], tensor_none(), o->g_out, run->stream);
+    const struct node *n = p->node + node;
+
+    return run->ops->add_bwd(resolve_grad(p, n->in[0], run, p->backward[node].add[0]),
+                             tensor_none(), resolve_grad(p, n->out[0], run, false), run->stream);
 }
 
 static enum status run_backward(const struct program *p, int node, const struct program_run *run)
@@ -103,14 +106,21 @@ static enum status run_backward(const struct program *p, int node, const struct 
     struct node_operands o = { 0 };
 
     if (off(run, n->branch)) return OK;
+    if (off(run, n->join)) return pass_gradient(p, node, run);
     for (int i = 0; i < n->n_in; i++) {
         o.in[i] = program_resolve_in(p, n, i, run, false);
         o.g_in[i] = resolve_grad(p, n->in[i], run, p->backward[node].add[i]);
     }
     for (int i = 0; i < n->n_out; i++) o.out[i] = program_resolve(p, n->out[i], run, false);
     o.g_out = resolve_grad(p, n->out[0], run, false);
-    if (off(run, n->join)) return pass_gradient(&o, run);
     return node_kinds[n->op].backward(n, run->ops, &o, run->stream);
+}
+
+static enum status run_one(const struct program *p, const struct step *s,
+                           const struct program_run *run)
+{
+    if (s->kind == STEP_BACKWARD) return run_backward(p, s->node, run);
+    return run_forward(p, s->node, run, s->kind == STEP_FORWARD);
 }
 
 /* sum and y, or all gradients of both, in one op; the branches of both are on. */
@@ -169,10 +179,8 @@ static enum status run_steps(const struct program *p, int begin, int end,
 
         if (pair)
             TRY(run_pair(p, p->step + t++, run));
-        else if (s.kind == STEP_BACKWARD)
-            TRY(run_backward(p, s.node, run));
         else
-            TRY(run_forward(p, s.node, run, s.kind == STEP_FORWARD));
+            TRY(run_one(p, &s, run));
         if (s.kind == STEP_BACKWARD) tell_ready(p, s.node, run);
         if (s.kind == STEP_BACKWARD && pair) tell_ready(p, p->step[t].node, run);
         if (run->profile) {
@@ -187,6 +195,21 @@ static enum status run_steps(const struct program *p, int begin, int end,
     return OK;
 }
 
+/* Every op that a run may call, on a planning stream: a pair also one by one and a residual also without its branch, since
+ * which branches are on is known only when it runs. */
+static enum status run_dry(const struct program *p, const struct program_run *dry)
+{
+    for (int t = 0; t < p->n_steps; t++) {
+        const struct step *s = p->step + t;
+
+        if (s->pair) TRY(run_pair(p, s, dry));
+        TRY(run_one(p, s, dry));
+        if (s->kind == STEP_BACKWARD && p->node[s->node].join != PROGRAM_NONE)
+            TRY(pass_gradient(p, s->node, dry));
+    }
+    return OK;
+}
+
 enum status program_plan(struct program *p, const struct ops *ops, enum program_mode mode,
                          bool recompute)
 {
@@ -197,7 +220,7 @@ enum status program_plan(struct program *p, const struct ops *ops, enum program_
     if (p->compute == BF16 && !ops->bf16)
         FAIL(E_CONFIG, "device %s computes in f32 only; say run.precision=f32 or auto", ops->name);
     TRY(program_lay_out(p, mode, recompute));
-    TRY(run_steps(p, 0, p->n_steps, &dry));
+    TRY(run_dry(p, &dry));
     p->scratch = s.scratch_need;
     return OK;
 }

@@ -35,7 +35,7 @@ const char *safetensors_dtype_name(enum safetensors_dtype t)
     return t < SAFETENSORS_N_DTYPES ? dtype_names[t] : "?";
 }
 
-int64_t safetensors_dtype_bytes(enum safetensors_dtype t)
+static int64_t dtype_bytes(enum safetensors_dtype t)
 {
     return t < SAFETENSORS_N_DTYPES ? dtype_sizes[t] : 0;
 }
@@ -370,7 +370,7 @@ static enum status order_entries(const struct safetensors_entry *e, int64_t n,
     if (!list) FAIL(E_MEMORY, "a table of %lld tensors", (long long)n);
     for (int64_t size = 8; size; size /= 2)
         for (int64_t i = 0; i < n; i++) {
-            if (safetensors_dtype_bytes(e[i].dtype) != size) continue;
+            if (dtype_bytes(e[i].dtype) != size) continue;
             list[at] = e[i];
             list[at].count = 1;
             for (int d = 0; d < e[i].n_dims; d++) list[at].count *= e[i].dim[d];

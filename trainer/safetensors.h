@@ -60,7 +60,6 @@ const char *safetensors_meta(const struct safetensors *st, const char *key);
 enum status safetensors_to_f32(const struct safetensors_entry *e, float *out) MUST_CHECK;
 
 const char *safetensors_dtype_name(enum safetensors_dtype t);
-int64_t safetensors_dtype_bytes(enum safetensors_dtype t);
 
 /* Writes a file of n tensors (name, dtype, dims, data; count and bytes are worked out) that appears
  * whole or not at all. Data is ordered by falling element size, then as given, so that all of it is

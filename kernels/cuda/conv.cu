@@ -179,16 +179,22 @@ static enum status same_bwd(struct tensor dx, struct tensor dw, struct tensor dy
 extern "C" enum status conv3x3_fwd_cuda(struct tensor y, struct tensor x, struct tensor w,
                                         struct stream *s)
 {
+    bool takes;
+
     TRY(conv3x3_fwd_check(y, x, w));
-    if (library_conv3x3_takes(x, w, s)) return library_conv3x3_fwd(y, x, w, s);
+    TRY(library_conv3x3_takes(&takes, x, w, false, s));
+    if (takes) return library_conv3x3_fwd(y, x, w, s);
     BY_DTYPE(w, return (same_fwd<T>(y, x, w, s)));
 }
 
 extern "C" enum status conv3x3_bwd_cuda(struct tensor dx, struct tensor dw, struct tensor dy,
                                         struct tensor x, struct tensor w, struct stream *s)
 {
+    bool takes;
+
     TRY(conv3x3_bwd_check(dx, dw, dy, x, w));
-    if (library_conv3x3_takes(x, w, s)) {
+    TRY(library_conv3x3_takes(&takes, x, w, true, s));
+    if (takes) {
         TRY(library_conv3x3_dx(dx, dy, w, s));
         dx = tensor_none(); /* dw is of own products: in F32 */
     }

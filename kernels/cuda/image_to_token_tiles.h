@@ -608,7 +608,6 @@ __global__ static void __launch_bounds__(TILE_THREADS, 2)
 }
 
 enum {
-    SUM_J = 128,
     SUM_C = 128,
     SUM_DEPTH = 32,
     SUM_PITCH = 128 + PAD,

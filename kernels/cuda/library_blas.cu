@@ -6,6 +6,7 @@
  * activation, while one pass of ours does both. So: product and bias by the library, activation by
  * an own kernel. Its bias has the type of y: ours is rounded to bf16, and with GELU, y is made of
  * pre as rounded; own products round neither. */
+#include "kernels/base/log.h"
 #include "kernels/linear_check.h"
 
 #include "kernels/cuda/dense.h"
@@ -31,6 +32,7 @@ struct blas_shape {
 /* How it is computed. Holds nothing that would have to be given back. */
 struct blas_plan {
     struct blas_shape shape;
+    bool refused; /* the library has no algorithm; all below says nothing */
     cublasLtMatmulDescOpaque_t product;
     cublasLtMatrixLayoutOpaque_t a, b, c;
     cublasLtMatmulAlgo_t algorithm;
@@ -74,7 +76,8 @@ static enum status describe(struct blas_plan *p)
     return OK;
 }
 
-/* Sums in one piece, or in pieces that meet in the workspace in order: the same bits on every run. */
+/* Sums in one piece, or in pieces that meet in the workspace in order: the same bits on every run. The
+ * library may have nothing of that kind for a shape. */
 static enum status choose(struct blas_plan *p)
 {
     const uint32_t schemes =
@@ -101,13 +104,19 @@ static enum status choose(struct blas_plan *p)
         BLAS(cublasLtMatmulDescSetAttribute(&p->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                             &somewhere, sizeof somewhere));
     }
-    BLAS(cublasLtMatmulAlgoGetHeuristic(handle, &p->product, &p->a, &p->b, &p->c, &p->c, &wish, 1,
-                                        &found, &n_found));
-    if (n_found < 1)
-        FAIL(E_DEVICE,
-             "cuBLASLt has no algorithm for %lld x %lld sums of %lld; say run.own_products=true",
-             (long long)p->shape.m, (long long)p->shape.n, (long long)p->shape.k);
-    BLAS(found.state);
+
+    const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(
+        handle, &p->product, &p->a, &p->b, &p->c, &p->c, &wish, 1, &found, &n_found);
+
+    if (answer != CUBLAS_STATUS_SUCCESS && answer != CUBLAS_STATUS_NOT_SUPPORTED)
+        FAIL(E_DEVICE, "cublasLtMatmulAlgoGetHeuristic: %s", cublasLtGetStatusString(answer));
+    p->refused = answer == CUBLAS_STATUS_NOT_SUPPORTED || n_found < 1 ||
+                 found.state != CUBLAS_STATUS_SUCCESS;
+    if (p->refused) {
+        log_warn("cuBLASLt has no algorithm for %lld x %lld sums of %lld: own products there",
+                 (long long)p->shape.n, (long long)p->shape.m, (long long)p->shape.k);
+        return OK;
+    }
     p->algorithm = found.algo;
     p->workspace = (int64_t)found.workspaceSize;
     return OK;
@@ -179,24 +188,63 @@ __global__ static void __launch_bounds__(BLAS_THREADS)
 }
 
 /* Rows of whole 16 bytes; the rest, small anyway, is left to own products. */
-extern "C" bool library_linear_takes(struct tensor x, struct tensor w, const struct stream *s)
+static bool fits(struct tensor x, struct tensor w, const struct stream *s)
 {
     return !s->own_products && runtime_is_open() && w.dtype == BF16 && tensor_count(x) > 0 &&
            w.dim[0] > 0 && w.dim[0] % 8 == 0 && w.dim[1] % 8 == 0;
+}
+
+static enum status plan_fwd(struct blas_plan **p, struct tensor x, struct tensor w, bool has_bias)
+{
+    return plan_of(p, { w.dim[0], tensor_rows(x), w.dim[1], true, false, has_bias, CUDA_R_16BF });
+}
+
+static enum status plan_bwd(struct blas_plan **of_dx, struct blas_plan **of_dw, struct tensor x,
+                            struct tensor w)
+{
+    const int64_t n_rows = tensor_rows(x), n_in = w.dim[1], n_out = w.dim[0];
+
+    TRY(plan_of(of_dx, { n_in, n_rows, n_out, false, false, false, CUDA_R_16BF }));
+    return plan_of(of_dw, { n_in, n_out, n_rows, false, true, false, CUDA_R_32F });
+}
+
+extern "C" enum status library_linear_fwd_takes(bool *takes, struct tensor x, struct tensor w,
+                                                struct tensor b, const struct stream *s)
+{
+    struct blas_plan *p;
+
+    *takes = fits(x, w, s);
+    if (!*takes) return OK;
+    TRY(plan_fwd(&p, x, w, !tensor_is_none(b)));
+    *takes = !p->refused;
+    return OK;
+}
+
+/* Both products or none. */
+extern "C" enum status library_linear_bwd_takes(bool *takes, struct tensor x, struct tensor w,
+                                                const struct stream *s)
+{
+    struct blas_plan *of_dx, *of_dw;
+
+    *takes = fits(x, w, s);
+    if (!*takes) return OK;
+    TRY(plan_bwd(&of_dx, &of_dw, x, w));
+    *takes = !of_dx->refused && !of_dw->refused;
+    return OK;
 }
 
 extern "C" enum status library_linear_fwd(struct tensor y, struct tensor pre, struct tensor x,
                                           struct tensor w, struct tensor b, enum activation act,
                                           struct stream *s)
 {
-    const int64_t n_rows = tensor_rows(x), n_in = w.dim[1], n_out = w.dim[0], n = n_rows * n_out;
+    const int64_t n_rows = tensor_rows(x), n_out = w.dim[0], n = n_rows * n_out;
     const bool has_bias = !tensor_is_none(b);
     const int64_t bias_bytes = has_bias ? dense_round(n_out * (int64_t)sizeof(bf16)) : 0;
     struct tensor sums = act == ACT_GELU ? pre : y;
     struct blas_plan *p;
     void *scratch; /* the bias, the library's workspace */
 
-    TRY(plan_of(&p, { n_out, n_rows, n_in, true, false, has_bias, CUDA_R_16BF }));
+    TRY(plan_fwd(&p, x, w, has_bias));
     STREAM_SCRATCH(s, scratch, bias_bytes + p->workspace);
     if (has_bias)
         LAUNCH(round_bias, (unsigned)((n_out + BLAS_THREADS - 1) / BLAS_THREADS), BLAS_THREADS, 0,
@@ -214,13 +262,12 @@ extern "C" enum status library_linear_bwd(struct tensor dx, struct tensor dw, st
                                           struct tensor y, struct tensor pre, enum activation act,
                                           struct stream *s)
 {
-    const int64_t n_rows = tensor_rows(x), n_in = w.dim[1], n_out = w.dim[0];
+    const int64_t n_rows = tensor_rows(x), n_out = w.dim[0];
     struct blas_plan *of_dx, *of_dw;
     const bf16 *dpre;
     void *scratch;
 
-    TRY(plan_of(&of_dx, { n_in, n_rows, n_out, false, false, false, CUDA_R_16BF }));
-    TRY(plan_of(&of_dw, { n_in, n_out, n_rows, false, true, false, CUDA_R_32F }));
+    TRY(plan_bwd(&of_dx, &of_dw, x, w));
     const int64_t workspace = dense_max(of_dx->workspace, of_dw->workspace);
 
     STREAM_SCRATCH(s, scratch, dense_room_bytes<bf16>(n_rows, n_out, act, (workspace + 3) / 4));

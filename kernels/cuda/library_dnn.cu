@@ -1,5 +1,6 @@
 /* The 3×3 convolution and its dx by cuDNN: channels last, sums in f32. Not dw: the library writes it
  * in the type of x, and gradients of parameters are F32. */
+#include "kernels/base/log.h"
 #include "kernels/conv_check.h"
 
 #include "kernels/cuda/kernel_rows.h"
@@ -15,6 +16,16 @@
             FAIL(E_DEVICE, "%s: %s", #call, cudnnGetErrorString(dnn_s_));                          \
     } while (0)
 
+/* The library has nothing of that kind; no failure. */
+static bool is_refusal(cudnnStatus_t s)
+{
+#ifdef CUDNN_STATUS_CATEGORY /* since cuDNN 9 it says why */
+    return CUDNN_STATUS_CATEGORY(s) == CUDNN_STATUS_NOT_SUPPORTED;
+#else
+    return s == CUDNN_STATUS_NOT_SUPPORTED;
+#endif
+}
+
 struct dnn_shape {
     int64_t n, h, w, n_in, n_out; /* of the forward convolution */
     bool backward;                /* dx from dy */
@@ -23,6 +34,7 @@ struct dnn_shape {
 /* The descriptors live as long as the process. */
 struct dnn_plan {
     struct dnn_shape shape;
+    bool refused; /* the library has no algorithm of one order */
     cudnnTensorDescriptor_t x, y;
     cudnnFilterDescriptor_t w;
     cudnnConvolutionDescriptor_t convolution;
@@ -77,24 +89,30 @@ static enum status choose(struct dnn_plan *p)
     cudnnConvolutionFwdAlgoPerf_t forward[MAX_ALGORITHMS];
     cudnnConvolutionBwdDataAlgoPerf_t backward[MAX_ALGORITHMS];
     cudnnMathType_t math = CUDNN_TENSOR_OP_MATH;
+    cudnnStatus_t answer;
     size_t bytes = 0;
     int n = 0;
     bool any;
 
     if (p->shape.backward) {
-        DNN(cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, p->w, p->y, p->convolution, p->x,
-                                                        MAX_ALGORITHMS, &n, backward));
-        any = best(&p->backward, &math, backward, n);
+        answer = cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, p->w, p->y, p->convolution,
+                                                             p->x, MAX_ALGORITHMS, &n, backward);
+        any = answer == CUDNN_STATUS_SUCCESS && best(&p->backward, &math, backward, n);
     } else {
-        DNN(cudnnGetConvolutionForwardAlgorithm_v7(handle, p->x, p->w, p->convolution, p->y,
-                                                   MAX_ALGORITHMS, &n, forward));
-        any = best(&p->forward, &math, forward, n);
+        answer = cudnnGetConvolutionForwardAlgorithm_v7(handle, p->x, p->w, p->convolution, p->y,
+                                                        MAX_ALGORITHMS, &n, forward);
+        any = answer == CUDNN_STATUS_SUCCESS && best(&p->forward, &math, forward, n);
     }
-    if (!any)
-        FAIL(
-            E_DEVICE,
-            "cuDNN has no algorithm of one order for %lld x %lld pixels; say run.own_products=true",
-            (long long)p->shape.h, (long long)p->shape.w);
+    if (answer != CUDNN_STATUS_SUCCESS && !is_refusal(answer))
+        FAIL(E_DEVICE, "cuDNN's algorithms of a convolution: %s", cudnnGetErrorString(answer));
+    p->refused = !any;
+    if (p->refused) {
+        log_warn("cuDNN has no algorithm of one order for a 3x3 convolution%s of %lld x %lld "
+                 "pixels: own products there",
+                 p->shape.backward ? ", backward," : "", (long long)p->shape.h,
+                 (long long)p->shape.w);
+        return OK;
+    }
     DNN(cudnnSetConvolutionMathType(p->convolution, math));
     if (p->shape.backward)
         DNN(cudnnGetConvolutionBackwardDataWorkspaceSize(handle, p->w, p->y, p->convolution, p->x,
@@ -141,14 +159,27 @@ static enum status check_aligned(const void *a, const void *b)
     return OK;
 }
 
+/* x: or dy, of as many pixels */
+static enum status plan_for(const struct dnn_plan **p, struct tensor x, struct tensor w,
+                            bool backward)
+{
+    return plan_of(p, { x.dim[0], x.dim[1], x.dim[2], w.dim[1], w.dim[0], backward });
+}
+
 /* Channels of whole 16 bytes; sizes that the library counts in int. */
-extern "C" bool library_conv3x3_takes(struct tensor x, struct tensor w, const struct stream *s)
+extern "C" enum status library_conv3x3_takes(bool *takes, struct tensor x, struct tensor w,
+                                             bool backward, const struct stream *s)
 {
     const int64_t n = tensor_count(x);
+    const struct dnn_plan *p;
 
-    return !s->own_products && runtime_is_open() && w.dtype == BF16 && n > 0 && n <= INT32_MAX &&
-           w.dim[0] > 0 && n / w.dim[1] * w.dim[0] <= INT32_MAX && w.dim[0] % 8 == 0 &&
-           w.dim[1] % 8 == 0;
+    *takes = !s->own_products && runtime_is_open() && w.dtype == BF16 && n > 0 && n <= INT32_MAX &&
+             w.dim[0] > 0 && n / w.dim[1] * w.dim[0] <= INT32_MAX && w.dim[0] % 8 == 0 &&
+             w.dim[1] % 8 == 0;
+    if (!*takes) return OK;
+    TRY(plan_for(&p, x, w, backward));
+    *takes = !p->refused;
+    return OK;
 }
 
 extern "C" enum status library_conv3x3_fwd(struct tensor y, struct tensor x, struct tensor w,
@@ -159,7 +190,7 @@ extern "C" enum status library_conv3x3_fwd(struct tensor y, struct tensor x, str
     const bf16 *rows;
     void *scratch; /* the weights by rows, the library's workspace */
 
-    TRY(plan_of(&p, { x.dim[0], x.dim[1], x.dim[2], w.dim[1], w.dim[0], false }));
+    TRY(plan_for(&p, x, w, false));
     STREAM_SCRATCH(s, scratch, lay_bytes(w) + p->workspace);
     TRY(check_aligned(x.data, y.data));
     TRY(laid_out(&rows, scratch, w, kernel_by_first(w), s));
@@ -178,7 +209,7 @@ extern "C" enum status library_conv3x3_dx(struct tensor dx, struct tensor dy, st
     const bf16 *rows;
     void *scratch;
 
-    TRY(plan_of(&p, { dy.dim[0], dy.dim[1], dy.dim[2], w.dim[1], w.dim[0], true }));
+    TRY(plan_for(&p, dy, w, true));
     STREAM_SCRATCH(s, scratch, lay_bytes(w) + p->workspace);
     if (!dx.data) return OK;
     TRY(check_aligned(dx.data, dy.data));

@@ -2,11 +2,21 @@
  * themselves. Weak: library_blas.cu and library_dnn.cu, where they are built, stand in their place. */
 #include "kernels/cuda/library.h"
 
-__attribute__((weak)) bool library_linear_takes(struct tensor x, struct tensor w,
-                                                const struct stream *s)
+__attribute__((weak)) enum status library_linear_fwd_takes(bool *takes, struct tensor x,
+                                                           struct tensor w, struct tensor b,
+                                                           const struct stream *s)
+{
+    (void)x, (void)w, (void)b, (void)s;
+    *takes = false;
+    return OK;
+}
+
+__attribute__((weak)) enum status library_linear_bwd_takes(bool *takes, struct tensor x,
+                                                           struct tensor w, const struct stream *s)
 {
     (void)x, (void)w, (void)s;
-    return false;
+    *takes = false;
+    return OK;
 }
 
 __attribute__((weak)) enum status library_linear_fwd(struct tensor y, struct tensor pre,
@@ -29,11 +39,13 @@ __attribute__((weak)) enum status library_linear_bwd(struct tensor dx, struct te
     FAIL(E_NO_DEVICE, "a linear layer was handed to a library, but this build has none");
 }
 
-__attribute__((weak)) bool library_conv3x3_takes(struct tensor x, struct tensor w,
-                                                 const struct stream *s)
+__attribute__((weak)) enum status library_conv3x3_takes(bool *takes, struct tensor x,
+                                                        struct tensor w, bool backward,
+                                                        const struct stream *s)
 {
-    (void)x, (void)w, (void)s;
-    return false;
+    (void)x, (void)w, (void)backward, (void)s;
+    *takes = false;
+    return OK;
 }
 
 __attribute__((weak)) enum status library_conv3x3_fwd(struct tensor y, struct tensor x,

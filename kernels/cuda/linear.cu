@@ -51,8 +51,11 @@ extern "C" enum status linear_fwd_cuda(struct tensor y, struct tensor pre, struc
                                        struct tensor w, struct tensor b, enum activation act,
                                        struct stream *s)
 {
+    bool takes;
+
     TRY(linear_fwd_check(y, pre, x, w, b, act));
-    if (library_linear_takes(x, w, s)) return library_linear_fwd(y, pre, x, w, b, act, s);
+    TRY(library_linear_fwd_takes(&takes, x, w, b, s));
+    if (takes) return library_linear_fwd(y, pre, x, w, b, act, s);
     BY_DTYPE(w, return (fwd<T>(y, pre, x, w, b, act, s)));
 }
 
@@ -61,8 +64,10 @@ extern "C" enum status linear_bwd_cuda(struct tensor dx, struct tensor dw, struc
                                        struct tensor y, struct tensor pre, enum activation act,
                                        struct stream *s)
 {
+    bool takes;
+
     TRY(linear_bwd_check(dx, dw, db, dy, x, w, y, pre, act));
-    if (library_linear_takes(x, w, s))
-        return library_linear_bwd(dx, dw, db, dy, x, w, y, pre, act, s);
+    TRY(library_linear_bwd_takes(&takes, x, w, s));
+    if (takes) return library_linear_bwd(dx, dw, db, dy, x, w, y, pre, act, s);
     BY_DTYPE(w, return (bwd<T>(dx, dw, db, dy, x, w, y, pre, act, s)));
 }

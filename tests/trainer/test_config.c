@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "trainer/model.h"
+
 enum { TEXT = 1 << 16 };
 
 /* The top of the source tree, from where this file was compiled. */
@@ -354,6 +356,37 @@ static void between_fields(void **state)
     }
 }
 
+/* Absorbed projections take 16 tokens a mask: 5 of its own, a first prompt of 2, and a click for each of 9 later rounds. */
+static void absorbing_has_a_limit(void **state)
+{
+    static const struct {
+        const char *rounds, *absorb;
+        enum status expected;
+        int resolved; /* on a device that is faster with it */
+    } rows[] = {
+        { "train.rounds=12", "run.absorb=on", OK, SWITCH_ON },
+        { "train.rounds=13", "run.absorb=on", E_CONFIG, SWITCH_ON },
+        { "train.rounds=12", "run.absorb=auto", OK, SWITCH_ON },
+        { "train.rounds=13", "run.absorb=auto", OK, SWITCH_OFF },
+        { "train.rounds=13", "run.absorb=off", OK, SWITCH_OFF },
+    };
+    struct ops device = ops_ref;
+
+    (void)state;
+    device.fused = true;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+
+        config_defaults(&c);
+        assert_int_equal(config_override(&c, "train.silent_rounds=2"), OK);
+        assert_int_equal(config_override(&c, rows[i].rounds), OK);
+        assert_int_equal(config_override(&c, rows[i].absorb), OK);
+        assert_int_equal(config_check(&c), rows[i].expected);
+        model_resolve(&c, &device);
+        assert_int_equal(c.run_absorb, rows[i].resolved);
+    }
+}
+
 /* ---- what ships -------------------------------------------------------------------------------
  */
 
@@ -501,6 +534,7 @@ int main(void)
         cmocka_unit_test(dump_reads_back_exactly),
         cmocka_unit_test(hash_follows_results_only),
         cmocka_unit_test(between_fields),
+        cmocka_unit_test(absorbing_has_a_limit),
         cmocka_unit_test(paper_configs),
         cmocka_unit_test(small_configs),
         cmocka_unit_test(the_manual_is_up_to_date),

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "trainer/eval.h"
+#include "trainer/eval_score.h"
 
 #include <cmocka.h>
 
@@ -162,9 +162,9 @@ static void evaluations_have_lines_too(void **state)
     j = json_array_get(lines, 0);
     assert_int_equal(json_integer_value(json_object_get(j, "step")), 7);
     assert_int_equal(json_integer_value(json_object_get(j, "eval/masks")), 20);
-    snprintf(key, sizeof key, "eval/%s", eval_key((enum eval_score)1));
+    snprintf(key, sizeof key, "eval/%s", eval_score_key((enum eval_score)1));
     assert_true(json_real_value(json_object_get(j, key)) == 0.5);
-    snprintf(key, sizeof key, "eval/%s", eval_key((enum eval_score)0));
+    snprintf(key, sizeof key, "eval/%s", eval_score_key((enum eval_score)0));
     assert_null(json_object_get(j, key));
     json_decref(lines);
 }

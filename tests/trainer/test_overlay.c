@@ -48,15 +48,8 @@ static void test_clipping(void **state)
     (void)state;
     for (int i = 0; i < N; i++) {
         for (int k = 0; k < N; k++) {
-            const float box[4] = { (float)at[i], (float)at[k], (float)at[k] + 10,
-                                   (float)at[i] + 5 };
-
             fresh(&c);
             overlay_point(&c.p, at[i], at[k], i % 2);
-            overlay_box(&c.p, box, i * 100 - k);
-            if (fabs(at[i]) < 1000 && fabs(at[k]) < 1000)
-                overlay_text(&c.p, (int32_t)at[i], (int32_t)at[k], 1 + k % 3,
-                             "a0%~ Long text, long");
             n_changed(&c);
         }
     }
