@@ -107,10 +107,10 @@ static enum status choose(struct dnn_plan *p)
         FAIL(E_DEVICE, "cuDNN's algorithms of a convolution: %s", cudnnGetErrorString(answer));
     p->refused = !any;
     if (p->refused) {
-        log_warn("cuDNN has no algorithm of one order for a 3x3 convolution%s of %lld x %lld "
-                 "pixels: own products there",
-                 p->shape.backward ? ", backward," : "", (long long)p->shape.h,
-                 (long long)p->shape.w);
+        log_warn("cuDNN has no algorithm of one order for %s3x3 convolution of %lld x %lld pixels, "
+                 "%lld to %lld channels: own products there",
+                 p->shape.backward ? "dx of a " : "a ", (long long)p->shape.h,
+                 (long long)p->shape.w, (long long)p->shape.n_in, (long long)p->shape.n_out);
         return OK;
     }
     DNN(cudnnSetConvolutionMathType(p->convolution, math));
