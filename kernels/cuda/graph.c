@@ -7,15 +7,11 @@
 enum { STEPS = 2, PIECES = 64, HOLD_ALIGN = 256 };
 static const int64_t PIECE_BYTES = 8 << 20;
 
-/* Pinned memory lives until the process ends, as the stream does. */
-struct piece {
-    char *host;
-    int64_t bytes, used;
-};
-
 struct step {
-    struct piece piece[PIECES];
-    int now;
+    char *piece
+        [PIECES]; /* pinned; NULL until needed; lives until the process ends, as the stream does */
+    int now;      /* the piece being filled */
+    int64_t used; /* of it */
     cudaGraphExec_t executable; /* of the last step recorded here, or NULL */
     cudaEvent_t over;           /* behind its last launch */
     bool in_flight;
@@ -23,10 +19,20 @@ struct step {
 
 static struct {
     struct step step[STEPS];
-    int turn; /* whose is recorded, or was last */
-    bool recording, ready;
+    int turn;      /* whose is recorded, or was last */
+    bool launched; /* that one: the next recording is the other's */
+    bool recording;
+    bool ready; /* to be launched */
     cudaStream_t queue;
 } graph;
+
+static enum status take_piece(struct step *t)
+{
+    if (t->piece[t->now]) return OK;
+    CUDA(cudaHostAlloc((void **)&t->piece[t->now], (size_t)PIECE_BYTES, cudaHostAllocDefault),
+         "pinned memory of the host", PIECE_BYTES);
+    return OK;
+}
 
 static enum status wait_until_over(struct step *t)
 {
@@ -35,21 +41,20 @@ static enum status wait_until_over(struct step *t)
     if (t->in_flight)
         CUDA(cudaEventSynchronize(t->over), "waiting for the step before the last", 0);
     t->in_flight = false;
-    for (int i = 0; i < PIECES; i++) t->piece[i].used = 0;
     t->now = 0;
-    return OK;
+    t->used = 0;
+    return take_piece(t);
 }
 
 enum status graph_begin(void *queue)
 {
-    const int turn = graph.ready ? graph.turn : (graph.turn + 1) % STEPS; /* not launched: anew */
-
     if (graph.recording) FAIL(E_DEVICE, "a step is being recorded already");
     graph.ready = false;
-    graph.turn = turn;
+    if (graph.launched) graph.turn = (graph.turn + 1) % STEPS;
+    graph.launched = false;
     graph.queue = queue;
-    TRY(wait_until_over(graph.step + turn));
-    /* relaxed: other threads may take pinned memory meanwhile */
+    TRY(wait_until_over(graph.step + graph.turn));
+    /* relaxed: a step with larger inputs than any before takes pinned memory while it is recorded */
     CUDA(cudaStreamBeginCapture(graph.queue, cudaStreamCaptureModeRelaxed), "recording a step", 0);
     graph.recording = true;
     return OK;
@@ -61,8 +66,15 @@ static enum status make_executable(struct step *t, cudaGraph_t recorded)
     cudaGraphExecUpdateResultInfo why;
 
     if (t->executable) {
-        if (cudaGraphExecUpdate(t->executable, recorded, &why) == cudaSuccess) return OK;
-        (void)cudaGetLastError(); /* another shape is no failure */
+        const cudaError_t e = cudaGraphExecUpdate(t->executable, recorded, &why);
+
+        if (e == cudaSuccess) return OK;
+        (void)cudaGetLastError(); /* another shape is no failure, and not to be found by a launch */
+        if (e != cudaErrorGraphExecUpdateFailure && e != cudaErrorNotSupported)
+            FAIL(E_DEVICE,
+                 "a step's graph cannot be changed, or the GPU failed in the step before: %s, %s; "
+                 "a build of type Debug names the kernel",
+                 cudaGetErrorName(e), cudaGetErrorString(e));
         CUDA(cudaGraphExecDestroy(t->executable), "giving back a step's graph", 0);
         t->executable = NULL;
     }
@@ -75,13 +87,15 @@ enum status graph_end(bool keep)
 {
     cudaGraph_t recorded = NULL;
     enum status s = OK;
+    cudaError_t e;
 
     if (!graph.recording) FAIL(E_DEVICE, "no step is being recorded");
     graph.recording = false;
-    CUDA(cudaStreamEndCapture(graph.queue, &recorded),
-         "ending the recording of a step; run.graph=off does without", 0);
+    e = cudaStreamEndCapture(graph.queue, &recorded);
+    if (!keep) (void)cudaGetLastError(); /* what broke the recording has been said */
+    if (keep) CUDA(e, "ending the recording of a step; run.graph=off does without", 0);
     if (keep) s = make_executable(graph.step + graph.turn, recorded);
-    CUDA(cudaGraphDestroy(recorded), "giving back what was recorded", 0);
+    if (recorded) CUDA(cudaGraphDestroy(recorded), "giving back what was recorded", 0);
     graph.ready = keep && s == OK;
     return s;
 }
@@ -92,6 +106,7 @@ enum status graph_replay(void)
 
     if (!graph.ready) FAIL(E_DEVICE, "no recorded step is left to run");
     graph.ready = false;
+    graph.launched = true;
     CUDA(cudaGraphLaunch(t->executable, graph.queue), "launching a step's graph", 0);
     CUDA(cudaEventRecord(t->over, graph.queue), "an event behind a step", 0);
     t->in_flight = true;
@@ -103,30 +118,20 @@ bool graph_is_recording(void)
     return graph.recording;
 }
 
-enum status graph_hold(const void **pinned, const void *host, int64_t bytes)
+enum status graph_hold(const void **pinned, const void *host, int64_t bytes, int64_t *held)
 {
     struct step *t = graph.step + graph.turn;
-    struct piece *p = t->piece + t->now;
-    char *to;
 
-    if (p->host && p->used + bytes > p->bytes) {
+    if (t->used == PIECE_BYTES) {
         if (t->now + 1 == PIECES)
-            FAIL(E_MEMORY, "a step's inputs are over %lld bytes",
+            FAIL(E_MEMORY, "a step's inputs are over %lld bytes: run.graph=off does without a copy",
                  (long long)(PIECES * PIECE_BYTES));
-        p = t->piece + ++t->now;
+        t->now++;
+        t->used = 0;
+        TRY(take_piece(t));
     }
-    if (p->host && p->bytes < bytes) { /* of a step whose inputs were smaller */
-        CUDA(cudaFreeHost(p->host), "giving back pinned memory", p->bytes);
-        p->host = NULL;
-    }
-    if (!p->host) {
-        p->bytes = bytes > PIECE_BYTES ? bytes : PIECE_BYTES;
-        CUDA(cudaHostAlloc((void **)&p->host, (size_t)p->bytes, cudaHostAllocDefault),
-             "pinned memory of the host", p->bytes);
-    }
-    to = p->host + p->used;
-    memcpy(to, host, (size_t)bytes);
-    p->used += (bytes + HOLD_ALIGN - 1) / HOLD_ALIGN * HOLD_ALIGN;
-    *pinned = to;
+    *held = bytes < PIECE_BYTES - t->used ? bytes : PIECE_BYTES - t->used;
+    *pinned = memcpy(t->piece[t->now] + t->used, host, (size_t)*held);
+    t->used += (*held + HOLD_ALIGN - 1) / HOLD_ALIGN * HOLD_ALIGN;
     return OK;
 }

@@ -1,8 +1,8 @@
 /* A step recorded from a stream and launched as one CUDA graph, for one host thread.
  *
  * Two steps are held by turns: while one runs the next is recorded, and a graph of the same shape as
- * the one two steps before it becomes its executable's new parameters; another shape (drop path,
- * fewer masks) makes an executable anew. What is put while recording lies in pinned memory of that
+ * the one two steps before it becomes its executable's new parameters; another shape (other branches
+ * dropped, other numbers of masks) makes an executable anew. What is put while recording lies in pinned memory of that
  * step until it is over. */
 #ifndef KERNELS_CUDA_GRAPH_H
 #define KERNELS_CUDA_GRAPH_H
@@ -12,10 +12,6 @@
 
 #include "kernels/base/status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* queue: a cudaStream_t, always the same one. Waits for the step two before, which is over unless
  * nobody asked for its results. */
 enum status graph_begin(void *queue) MUST_CHECK;
@@ -24,10 +20,7 @@ enum status graph_replay(void) MUST_CHECK;
 
 bool graph_is_recording(void);
 
-/* A copy of the host's bytes in pinned memory, for a put of the step being recorded. */
-enum status graph_hold(const void **pinned, const void *host, int64_t bytes) MUST_CHECK;
-
-#ifdef __cplusplus
-}
-#endif
+/* A copy of the first `held` of the host's bytes in pinned memory, at least one, for a put of the step being recorded. */
+enum status graph_hold(const void **pinned, const void *host, int64_t bytes,
+                       int64_t *held) MUST_CHECK;
 #endif

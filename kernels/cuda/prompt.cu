@@ -78,14 +78,15 @@ enum { COUNT_THREADS = 256, COUNT_WARPS = COUNT_THREADS / 32 };
  * products: 20 µs on A100 for 64 masks of 256×256; else by memory, a byte a pixel.
  * Rows apart from the choice, so that all of the device counts, and the choice looks at one row. */
 template <bool WITH_ERRORS>
-__global__ static void __launch_bounds__(COUNT_THREADS) count_rows(row_counts out, const masks in)
+__global__ static void __launch_bounds__(COUNT_THREADS)
+    count_rows(row_counts out, const masks in, bool active)
 {
     const int lane = (int)threadIdx.x % 32;
     const int64_t row = (int64_t)blockIdx.x * COUNT_WARPS + (int)threadIdx.x / 32;
     const int64_t m = row / in.R, i = row % in.R;
     int foreground = 0, errors = 0;
 
-    if (m >= in.n_m || in.weight[m] == 0) return; /* whole warps */
+    if (!active || m >= in.n_m || in.weight[m] == 0) return; /* whole warps */
     const plane p = plane_of(in, m);
     const bilinear_tap place = bilinear_place(i, p.h, p.R);
 
@@ -229,8 +230,10 @@ __global__ static void __launch_bounds__(32)
 /* As choose_first, with a region that depends on what there is. */
 __global__ static void __launch_bounds__(32)
     choose_next(const prompts out, const row_counts rows, const masks in, const draw from,
-                int round, int frame)
+                int round, int frame, bool active)
 {
+    if (!active) return;
+
     const int64_t m = blockIdx.x;
     const bool writes = threadIdx.x == 0;
     const rng_key key = prompt_draw_key(from.key, from.m_first + m);
@@ -301,7 +304,7 @@ extern "C" enum status prompt_first_cuda(struct tensor coords, struct tensor lab
     };
     const draw from = { (const int64_t *)key.data, m_first };
 
-    LAUNCH(count_rows<false>, count_blocks(in), COUNT_THREADS, 0, s, rows, in);
+    LAUNCH(count_rows<false>, count_blocks(in), COUNT_THREADS, 0, s, rows, in, true);
     LAUNCH(choose_first, (unsigned)n_m, 32, 0, s, out, rows, in, (const float *)box.data,
            (const float *)size.data, from, *o);
     return OK;
@@ -341,9 +344,9 @@ extern "C" enum status prompt_next_cuda(struct tensor mask_prompt, struct tensor
                          element_aligned<4>((const float *)logits.data, h * h);
 
     LAUNCH(copy_best, grid, COPY_THREADS, 0, s, (float *)mask_prompt.data, in, aligned);
-    if (!add_point) return OK;
-    LAUNCH(count_rows<true>, count_blocks(in), COUNT_THREADS, 0, s, rows, in);
-    LAUNCH(choose_next, (unsigned)n_m, 32, 0, s, out, rows, in, from, round, o->frame);
+    /* a silent round launches the same and does nothing, so that all steps are graphs of one shape */
+    LAUNCH(count_rows<true>, count_blocks(in), COUNT_THREADS, 0, s, rows, in, add_point);
+    LAUNCH(choose_next, (unsigned)n_m, 32, 0, s, out, rows, in, from, round, o->frame, add_point);
     return OK;
 }
 

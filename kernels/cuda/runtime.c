@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/cuda/failure.h"
 #include "kernels/cuda/graph.h"
@@ -137,13 +138,15 @@ static enum status next_piece(void)
 }
 
 /* Of a step being recorded: its bytes lie still until that step is over. */
-static enum status put_recorded(void *dev, const void *host, int64_t bytes, struct stream *s)
+static enum status put_recorded(char *dev, const char *host, int64_t bytes, struct stream *s)
 {
-    const void *pinned;
+    for (int64_t done = 0, held; done < bytes; done += held) {
+        const void *pinned;
 
-    if (bytes == 0) return OK;
-    TRY(graph_hold(&pinned, host, bytes));
-    CUDA(cudaMemcpyAsync(dev, pinned, (size_t)bytes, cudaMemcpyDefault, queue_of(s)), "put", bytes);
+        TRY(graph_hold(&pinned, host + done, bytes - done, &held));
+        CUDA(cudaMemcpyAsync(dev + done, pinned, (size_t)held, cudaMemcpyDefault, queue_of(s)),
+             "put", bytes);
+    }
     return OK;
 }
 
@@ -209,7 +212,8 @@ void runtime_free(void *p)
     cudaError_t e;
 
     if (!p) return;
-    e = cudaFree(p); /* waits for what still uses it */
+    ASSERT(!graph_is_recording()); /* what is being recorded may use it */
+    e = cudaFree(p);               /* waits for what still uses it */
     if (e != cudaSuccess) log_warn("GPU memory was not given back: %s", cudaGetErrorString(e));
 }
 

@@ -9,18 +9,20 @@ struct late_machine late = { .n_devices = 1, .major = 8, .memory = 1 << 30 };
 
 enum { MAX_QUEUED = 4096, MAX_EVENTS = 64 };
 
+struct graph;
 static struct work {
     cudaStream_t stream;
     void *to;
     const void *from; /* NULL: zeros */
     size_t bytes;
     bool done;
+    const struct graph *of; /* the executable it was launched by, or NULL */
 } work[MAX_QUEUED];
 static int n_queued;
 /* A graph is what was queued while its stream was captured. An executable holds the addresses it was made
  * with, and reads what is there when it runs. */
 struct graph {
-    struct work work[64];
+    struct work work[256];
     int n;
 };
 static struct graph *captured; /* NULL: nothing is being captured */
@@ -55,14 +57,14 @@ static cudaError_t queue(cudaStream_t stream, void *to, const void *from, size_t
 {
     if (captured && stream == captured_stream) {
         if (captured->n == (int)(sizeof captured->work / sizeof *captured->work)) exit(1);
-        captured->work[captured->n++] = (struct work){ stream, to, from, bytes, false };
+        captured->work[captured->n++] = (struct work){ stream, to, from, bytes, false, NULL };
         return cudaSuccess;
     }
     if (n_queued == MAX_QUEUED) {
         fprintf(stderr, "late_cudart: too much is queued\n");
         exit(1);
     }
-    work[n_queued++] = (struct work){ stream, to, from, bytes, false };
+    work[n_queued++] = (struct work){ stream, to, from, bytes, false, NULL };
     return cudaSuccess;
 }
 
@@ -180,7 +182,10 @@ cudaError_t cudaMemGetInfo(size_t *unused, size_t *all)
 
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    const cudaError_t e = late.last_error;
+
+    late.last_error = cudaSuccess;
+    return e;
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -200,20 +205,25 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
 {
     if (!captured || s != captured_stream) return cudaErrorIllegalState;
-    *graph = (cudaGraph_t)(void *)captured;
+    *graph = late.end_error ? NULL : (cudaGraph_t)(void *)captured;
+    if (late.end_error) free(captured);
+    late.n_graphs += *graph != NULL;
     captured = NULL;
-    return cudaSuccess;
+    return late.last_error = late.end_error;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
                                  unsigned long long flags)
 {
-    struct graph *made = malloc(sizeof *made);
+    struct graph *made;
 
+    if (late.instantiate_error) return late.last_error = late.instantiate_error;
+    made = malloc(sizeof *made);
     if (!made || flags) return cudaErrorMemoryAllocation;
     *made = *(struct graph *)(void *)graph;
     *executable = (cudaGraphExec_t)(void *)made;
     late.n_instantiated++;
+    late.n_executables++;
     return cudaSuccess;
 }
 
@@ -227,7 +237,8 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph,
     memset(why, 0, sizeof *why);
     for (int i = 0; alike && i < new->n; i++)
         alike = !old->work[i].from == !new->work[i].from; /* copies and zeros are kinds of nodes */
-    if (!alike) return cudaErrorGraphExecUpdateFailure;
+    if (late.update_error) return late.last_error = late.update_error;
+    if (!alike) return late.last_error = cudaErrorGraphExecUpdateFailure;
     *old = *new;
     return cudaSuccess;
 }
@@ -237,25 +248,28 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s)
     const struct graph *g = (struct graph *)(void *)executable;
 
     if (captured && s == captured_stream) return cudaErrorIllegalState;
-    for (int i = 0; i < g->n; i++) queue(s, g->work[i].to, g->work[i].from, g->work[i].bytes);
+    for (int i = 0; i < g->n; i++) {
+        queue(s, g->work[i].to, g->work[i].from, g->work[i].bytes);
+        work[n_queued - 1].of = g;
+    }
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
     free(graph);
+    late.n_graphs--;
     return cudaSuccess;
 }
 
+/* Not of one that has not run yet: it would have to be kept. */
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable)
 {
+    for (int i = 0; i < n_queued; i++)
+        if (!work[i].done && work[i].of == (const struct graph *)(void *)executable)
+            return cudaErrorIllegalState;
     free(executable);
-    return cudaSuccess;
-}
-
-cudaError_t cudaFreeHost(void *p)
-{
-    free(p);
+    late.n_executables--;
     return cudaSuccess;
 }
 

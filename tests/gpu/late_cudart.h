@@ -15,6 +15,9 @@ struct late_machine {
     int64_t n_waits;        /* counted: events and streams waited for while something was queued */
     int device;             /* counted: the one that was set */
     int64_t n_instantiated; /* counted: graphs made executable anew, not by an update */
+    int64_t n_graphs, n_executables;                        /* counted: that are not given back */
+    cudaError_t update_error, end_error, instantiate_error; /* of the calls on graphs */
+    cudaError_t last_error; /* told and forgotten by cudaGetLastError */
 };
 extern struct late_machine late;
 

@@ -133,6 +133,7 @@ static void a_step_is_recorded_and_replayed(void)
         CHECK(late.n_waits == 0);
         check_step(there, n, 50 * i, &s);
     }
+    CHECK(late.n_executables == 2 && late.n_graphs == 0 && late.last_error == cudaSuccess);
     CHECK(late.n_instantiated == 4); /* two that hold steps by turns; the longer one, and back */
     /* what is recorded again replaces what was not replayed */
     CHECK(runtime_record_begin(&s) == OK && queue_step(there, 3, 7, &s) == OK &&
@@ -167,7 +168,42 @@ static void what_cannot_be_recorded_is_refused(void)
     runtime_free(there);
 }
 
-/* Inputs larger than a piece of pinned memory, and larger again where such a piece is. */
+static enum status record(void *there, int n, struct stream *s)
+{
+    TRY(runtime_record_begin(s));
+    TRY(queue_step(there, n, 0, s));
+    return runtime_record_end(true, s);
+}
+
+/* A step that could not be made is not launched, nor one before it in its place; the next is. */
+static void failures_of_graphs_are_told(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    void *there;
+
+    CHECK(runtime_alloc(&there, 10000) == OK);
+    log_set_level(LOG_ERROR);
+    for (int i = 0; i < 2; i++) CHECK(record(there, 3, &s) == OK && runtime_replay(&s) == OK);
+    CHECK(runtime_sync(&s) == OK);
+    late.end_error = cudaErrorStreamCaptureInvalidated;
+    CHECK(record(there, 3, &s) == E_DEVICE && runtime_replay(&s) == E_DEVICE);
+    CHECK(runtime_record_begin(&s) == OK && runtime_record_end(false, &s) == OK); /* said already */
+    late.end_error = cudaSuccess;
+    late.last_error = cudaSuccess;
+    late.update_error = cudaErrorIllegalAddress; /* of a kernel of the step before */
+    CHECK(record(there, 3, &s) == E_DEVICE && runtime_replay(&s) == E_DEVICE);
+    late.update_error = cudaSuccess;
+    late.instantiate_error = cudaErrorMemoryAllocation;
+    CHECK(record(there, 4, &s) == E_MEMORY && runtime_replay(&s) == E_DEVICE);
+    late.instantiate_error = cudaSuccess;
+    late.last_error = cudaSuccess;
+    CHECK(record(there, 4, &s) == OK && runtime_replay(&s) == OK && runtime_sync(&s) == OK);
+    CHECK(late.n_graphs == 0 && late.n_executables == 2);
+    log_set_level(LOG_INFO);
+    runtime_free(there);
+}
+
+/* Inputs larger than a piece of pinned memory, and at last larger than all of it. */
 static void large_inputs_are_recorded(void)
 {
     struct stream s = { .queue = runtime_queue() };
@@ -189,6 +225,12 @@ static void large_inputs_are_recorded(void)
         fill(host, n, i);
         CHECK_SAME_BITS(back, host, n);
     }
+    log_set_level(LOG_ERROR);
+    CHECK(runtime_record_begin(&s) == OK);
+    for (int i = 0; i < 25; i++) CHECK(runtime_put(there, host, 20 * MIB, &s) == OK);
+    CHECK(runtime_put(there, host, 20 * MIB, &s) == E_MEMORY &&
+          runtime_record_end(false, &s) == OK);
+    log_set_level(LOG_INFO);
     runtime_free(there);
     free(host);
     free(back);
@@ -243,6 +285,7 @@ int main(void)
     only_sync_waits();
     a_step_is_recorded_and_replayed();
     what_cannot_be_recorded_is_refused();
+    failures_of_graphs_are_told();
     large_inputs_are_recorded();
     memory_is_zero_and_has_an_end();
     return check_done("test_runtime");
