@@ -179,7 +179,7 @@ static enum status step(struct bench *b, int64_t timed)
     in_parts = data + sums;
     for (int i = BENCH_ENCODER_FORWARD; i <= BENCH_ENCODER_BACKWARD; i++)
         in_parts += b->seconds[i][timed];
-    b->seconds[BENCH_OPTIMIZER][timed] = b->step[timed] - in_parts; /* all that is behind */
+    b->seconds[BENCH_OPTIMIZER][timed] = b->step[timed] - in_parts; /* the rest of the step */
     return OK;
 }
 

@@ -86,8 +86,9 @@ static enum status evaluate(struct evaluation *e, const char *path)
     TRY(signals_release());
     TRY(comm_create(&e->comm, e->config.run_timeout_s * 1000));
     TRY(device_open(&e->device, e->comm, &e->o.ops));
-    if (!e->o.ops->bf16)
-        e->config.run_precision = PRECISION_AUTO; /* trained in what this device has not */
+    if (!e->o.ops->bf16) /* trained in what this device has not */
+        e->config.run_precision = PRECISION_AUTO;
+    e->config.run_absorb = e->config.run_fuse_upscaling = e->config.run_fuse_norms = SWITCH_AUTO;
     if (e->comm->rank == 0 && isatty(STDERR_FILENO)) e->o.progress = progress;
     if (e->o.median_area <= 0)
         TRY(eval_median_area(e->train_set ? e->train_set : e->set, &e->config, &e->o.median_area));

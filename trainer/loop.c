@@ -45,6 +45,7 @@ struct loop {
     struct loader *loader;
     const struct loader_slot *slot; /* held: being worked on, or of the prepared step */
     int64_t prepared;               /* number of that step's update */
+    enum status next_failed;        /* preparing it */
     struct ledger *ledger;          /* rank 0 */
     struct metrics *metrics;        /* rank 0 */
     struct eval *eval;              /* when there is something to evaluate on */
@@ -102,20 +103,27 @@ static enum status prepare(struct loop *l, int64_t step, int64_t update)
     return learner_prepare(&l->learner, l->slot, update);
 }
 
+static bool last_of_process(const struct loop *l)
+{
+    return l->o->stop_after > 0 && l->own_steps + 1 >= l->o->stop_after;
+}
+
 /* A whole step on the device, the update with it: by what lies there the device decides whether the step counts, and the host
  * learns it afterwards. The next step is prepared meanwhile, as what it is if this one counts. */
 static enum status run_on_device(struct loop *l)
 {
     int64_t n_masks;
 
+    TRY(l->next_failed);
     if (!l->slot || l->prepared != l->at.updates + 1)
         TRY(prepare(l, l->at.step, l->at.updates + 1));
     watchdog_feed("forward and backward", l->at.step, 0);
     TRY(learner_launch(&l->learner));
     n_masks = l->slot->n_masks;
     slot_done(l);
-    if (l->at.step + 1 < l->c->train_steps)
-        TRY(prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0)));
+    if (l->at.step + 1 < l->c->train_steps &&
+        !last_of_process(l)) /* a failure is the next step's */
+        l->next_failed = prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0));
     watchdog_feed("waiting for the device", l->at.step, 0);
     TRY(learner_losses(&l->learner, l->losses));
     return learner_norm(&l->learner, &l->grad_norm);
@@ -136,7 +144,7 @@ static int64_t request(const struct loop *l)
 
     if (l->ledger && !ledger_fits(l->ledger, step_ns + eval_ns, l->save_ns)) return STOP_BUDGET;
     if (signals_stop_wanted()) return STOP_ASKED;
-    return l->o->stop_after > 0 && l->own_steps + 1 >= l->o->stop_after ? STOP_ASKED : STOP_NONE;
+    return last_of_process(l) ? STOP_ASKED : STOP_NONE;
 }
 
 /* Every rank learns all slots' losses, summed in the order of slots: the same bits on any number of ranks. */

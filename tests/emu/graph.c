@@ -1,7 +1,7 @@
 /* A step recorded and replayed against the same step not recorded, on the emulated device: the same
  * launches with the same arguments, puts, copies and zeros in the same order, and the same bits, over
- * steps whose shape changes: branches dropped, silent rounds, fewer masks and none, more runs than
- * there was room for. The next step is recorded before the one before it is asked for its results. */
+ * steps whose shape changes: branches dropped, silent rounds, fewer masks and none; and before them a
+ * recorded step with more runs than there was room for. The next step is recorded before the one before it is asked for its results. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@ struct run {
     int64_t n_items;
     struct objective_losses losses[STEPS];
     double norm[STEPS];
-    float *weights, *m; /* (n) */
+    float *state[LEARNER_ARRAYS]; /* (n) weights and moments */
 };
 
 static void *room(int64_t bytes)
@@ -83,8 +83,7 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
     CHECK(r->n_items <= ITEMS);
     for (int64_t i = 0; i < r->n_items && i < ITEMS; i++) r->item[i] = item[i];
     CHECK(learner_to_host(l, 0, n) == OK);
-    memcpy(r->weights, l->host[0], (size_t)n * 4);
-    memcpy(r->m, l->host[1], (size_t)n * 4);
+    for (int i = 0; i < LEARNER_ARRAYS; i++) memcpy(r->state[i], l->host[i], (size_t)n * 4);
 }
 
 static void same_items(const struct run *a, const struct run *b)
@@ -106,7 +105,7 @@ static void same_items(const struct run *a, const struct run *b)
     CHECK(differ == 0 && launches > 1000);
 }
 
-static void check_precision(int precision)
+static void check_precision(int precision, bool all_masks)
 {
     struct config c = tiny_config();
     struct comm *comm = NULL;
@@ -123,6 +122,8 @@ static void check_precision(int precision)
     c.train_drop_path = 0.5;
     c.optim_clip = 0.5;
     c.run_precision = precision;
+    c.loss_iou_all = all_masks; /* then the host reads the slot's candidates too */
+    c.train_box_multimask = !all_masks;
     CHECK(config_check(&c) == OK);
     CHECK(comm_create(&comm, 1000) == OK && learner_create(&l, &c, &ops_emu, comm) == OK &&
           bench_slots_create(&slots, &c) == OK);
@@ -136,25 +137,23 @@ static void check_precision(int precision)
         struct run *r = i ? &graph : &plain;
 
         r->item = room(ITEMS * (int64_t)sizeof *r->item);
-        r->weights = room(n * 4);
-        r->m = room(n * 4);
+        for (int k = 0; k < LEARNER_ARRAYS; k++) r->state[k] = room(n * 4);
         run(&l, &slots, i, r);
     }
     same_items(&plain, &graph);
     CHECK_SAME_BITS(plain.losses, graph.losses, (int64_t)sizeof plain.losses);
     CHECK_SAME_BITS(plain.norm, graph.norm, (int64_t)sizeof plain.norm);
-    CHECK_SAME_BITS(plain.weights, graph.weights, n * 4);
-    CHECK_SAME_BITS(plain.m, graph.m, n * 4);
+    for (int i = 0; i < LEARNER_ARRAYS; i++) CHECK_SAME_BITS(plain.state[i], graph.state[i], n * 4);
     for (int i = 0; i < STEPS; i++)
         CHECK(isfinite(plain.norm[i]) && (plain.norm[i] > 0) == (plain.losses[i].n_masks > 0));
-    for (int64_t i = 0; i < n; i++) moved = moved || plain.m[i] != 0;
+    for (int64_t i = 0; i < n; i++) moved = moved || plain.state[1][i] != 0;
     CHECK(moved && plain.losses[0].focal > 0 && plain.losses[0].focal != plain.losses[1].focal);
+    for (int i = 0; i < LEARNER_ARRAYS; i++) {
+        free(plain.state[i]);
+        free(graph.state[i]);
+    }
     free(plain.item);
-    free(plain.weights);
-    free(plain.m);
     free(graph.item);
-    free(graph.weights);
-    free(graph.m);
     bench_slots_destroy(&slots);
     learner_destroy(&l);
     comm_destroy(comm);
@@ -163,7 +162,7 @@ static void check_precision(int precision)
 int main(void)
 {
     CHECK(ops_emu.open() == OK);
-    check_precision(1);
-    check_precision(2);
+    check_precision(PRECISION_F32, true);
+    check_precision(PRECISION_BF16, false);
     return check_done("emu_graph");
 }
