@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/base/bf16.h"
 #include "kernels/base/rng.h"
 
 enum status golden_file_floats(const struct safetensors *file, const char *name, int64_t count,
@@ -74,29 +73,13 @@ enum status golden_file_config(const struct safetensors *file, char *const *sett
     return config_check(c);
 }
 
-/* To a bf16 beside v: the nearest at draw 1, else one of the two by chance. */
-static float rounded(float v, int draw, uint64_t index)
+/* v changed by up to GOLDEN_NUDGE of itself. */
+static float nudged(float v, int draw, uint64_t index)
 {
     const struct rng_key key = { 1, (uint64_t)draw };
-    uint32_t bits;
+    const float unit = (float)rng_below(key, index, 1 << 16) / (1 << 15) - 1;
 
-    if (draw == 1) return bf16_to_float(bf16_from_float(v));
-    memcpy(&bits, &v, sizeof bits);
-    bits = (bits + rng_below(key, index, 1 << 16)) & 0xFFFF0000u;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
-/* Weights of linear layers and convolutions: what a run in bf16 reads rounded. Tables and tokens stay as they are. */
-static bool is_product(const struct param *q)
-{
-    static const char *const tables[] = { "embed.weight", "embeddings.", "token.weight",
-                                          "tokens.weight" };
-    const size_t n = strlen(q->name);
-
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (strstr(q->name, tables[i])) return false;
-    return q->n_dims >= 2 && n > 7 && strcmp(q->name + n - 7, ".weight") == 0;
+    return v * (1 + GOLDEN_NUDGE * unit);
 }
 
 enum status golden_file_weights(const struct safetensors *file, const struct params *params,
@@ -110,9 +93,8 @@ enum status golden_file_weights(const struct safetensors *file, const struct par
         snprintf(name, sizeof name, "w.%s", q->name);
         TRY(golden_file_floats(file, name, q->count, &data));
         for (int64_t k = 0; k < q->count; k++)
-            to[q->offset + k] = draw > 0 && is_product(q)
-                                    ? rounded(data[k], draw, (uint64_t)(q->offset + k))
-                                    : data[k];
+            to[q->offset + k] =
+                draw > 0 && !q->buffer ? nudged(data[k], draw, (uint64_t)(q->offset + k)) : data[k];
         free(data);
     }
     return OK;

@@ -17,8 +17,10 @@ enum status golden_file_floats(const struct safetensors *file, const char *name,
 /* Dimension i; 0 when there is no such tensor. */
 int64_t golden_file_dim(const struct safetensors *file, const char *name, int i);
 
-/* All of params->n_floats that are parameters. draw from 1: weights of products are rounded to bf16, at draw 1 to the nearest, else
- * to one of the two beside each by chance. */
+/* All of params->n_floats that are parameters. draw from 1: each but the Fourier features is changed by up to GOLDEN_NUDGE of itself, in
+ * each draw otherwise: a sixteenth of bf16's spacing and less, so that other numbers are rounded up and others down, while the model
+ * stays the same. */
+#define GOLDEN_NUDGE 0x1p-12f
 enum status golden_file_weights(const struct safetensors *file, const struct params *params,
                                 int draw, float *to) MUST_CHECK;
 

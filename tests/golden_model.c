@@ -83,6 +83,12 @@ static double norm(const float *a, const float *b, int64_t n)
     return sqrt(sum);
 }
 
+static void forward_error(struct golden *g, const char *group, const char *tensor,
+                          enum golden_class class, double error)
+{
+    if (!g->o->judged) golden_errors_add(g->errors, group, tensor, class, error);
+}
+
 static enum golden_class class_of(const char *name)
 {
     if (strcmp(name, "out.image_pe") == 0) return EXACT; /* compared before it is rounded */
@@ -105,8 +111,8 @@ static enum status compare(struct golden *g, const char *name, const float *ours
                 moved[(o * channels + c) * pixels + p] =
                     ours[channels_last ? (o * pixels + p) * channels + c
                                        : (o * channels + c) * pixels + p];
-    golden_errors_add(g->errors, strncmp(name, "out.blocks", 10) == 0 ? "out.blocks" : name, name,
-                      class_of(name), n ? norm(moved, want, n) / norm(want, NULL, n) : 0);
+    forward_error(g, strncmp(name, "out.blocks", 10) == 0 ? "out.blocks" : name, name,
+                  class_of(name), n ? norm(moved, want, n) / norm(want, NULL, n) : 0);
     free(moved);
     free(want);
     return OK;
@@ -368,8 +374,8 @@ static enum status compare_losses(struct golden *g, const float *value, const in
 
         total += (20 * v[MASK_LOSS_FOCAL] + v[MASK_LOSS_DICE] + v[MASK_LOSS_ERR]) / (float)g->M;
     }
-    golden_errors_add(g->errors, "loss.selected", "loss.selected", LOSS,
-                      choice_agrees(value, selected, g->M) ? 0 : 1);
+    forward_error(g, "loss.selected", "loss.selected", LOSS,
+                  choice_agrees(value, selected, g->M) ? 0 : 1);
     return compare(g, "loss.total", &total, 1, 1, 1, false);
 }
 
@@ -440,12 +446,29 @@ static void group_of(const char *name, char group[64])
         if (*c == '.' && ++dots == 2) *c = 0;
 }
 
+/* A parameter's gradient as it should be, which the caller frees: the file's, or where another run is judged, this one's. */
+static enum status expected(struct golden *g, const struct param *q, const char *name,
+                            const float *mine, float **want)
+{
+    if (!g->o->judged) return golden_file_floats(g->file, name, q->count, want);
+    *want = malloc((size_t)(q->count + 1) * sizeof **want);
+    if (!*want) FAIL(E_MEMORY, "tensor %s", name);
+    memcpy(*want, mine + q->offset, (size_t)q->count * sizeof **want);
+    return OK;
+}
+
 static enum status compare_gradients(struct golden *g)
 {
     double whole = 0, off = 0;
-    float *grads;
+    float *mine;
+    const float *grads;
 
-    TRY(fetch(g, tensor_1d(g->grads, F32, g->params.n_floats), &grads));
+    TRY(fetch(g, tensor_1d(g->grads, F32, g->params.n_floats), &mine));
+    if (g->o->gradients) {
+        *g->o->gradients = mine;
+        return OK;
+    }
+    grads = g->o->judged ? g->o->judged : mine;
     for (int pass = 0; pass < 2; pass++) { /* the whole gradient's norm first */
         for (int i = 0; i < g->params.n; i++) {
             const struct param *q = g->params.at + i;
@@ -455,7 +478,7 @@ static enum status compare_gradients(struct golden *g)
 
             snprintf(name, sizeof name, "grad.%s", q->name);
             if (q->buffer && !safetensors_has(g->file, name)) continue;
-            TRY(golden_file_floats(g->file, name, q->count, &want));
+            TRY(expected(g, q, name, mine, &want));
             own = norm(want, NULL, q->count);
             error = norm(grads + q->offset, want, q->count);
             free(want);
@@ -473,7 +496,7 @@ static enum status compare_gradients(struct golden *g)
         }
     }
     golden_errors_add(g->errors, "grad, the whole", "grad, the whole", WHOLE, sqrt(off / whole));
-    free(grads);
+    free(mine);
     return OK;
 }
 

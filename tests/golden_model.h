@@ -14,7 +14,11 @@ struct golden_options {
     char *const *
         settings; /* not owned; of its n words those with a '=': settings beyond what the file says */
     int n_settings;
-    int draw; /* from 1: weights of products are rounded to bf16 first, each draw in its own way; 0: as they are */
+    float **
+        gradients; /* not NULL: they go there, for the caller to free, and are compared with nothing */
+    const float *
+        judged; /* not NULL: gradients of another run, compared with this one's, and nothing else is compared */
+    int draw; /* of golden_file_weights */
 };
 
 /* Every tensor's error into the empty list, in an order that follows from the file. What it took of the device's memory stays taken. */
