@@ -1,711 +1,141 @@
-/* golden FILE.safetensors … [--backend NAME] [--precision f32|bf16] [section.key=value …]
+/* golden FILE.safetensors … [--backend NAME] [--precision f32|bf16] [--tensors] [--draw N] [section.key=value …]
  *
- * Reads tiny SAMs that the reference implementation ran in float64: weights (w.), inputs (in.), outputs (out.), ground
- * truth (gt.), losses (loss.) and all gradients (grad.), with the model's sizes in __metadata__. Runs image → loss →
- * gradients on the chosen backend and prints the worst relative error of every tensor group. Exits 0 only if every forward
- * tensor and every gradient is within the precision's bounds; 77 when a file is missing. */
-#include <math.h>
+ * Runs the models of files made by the reference implementation (golden_model.h) on the chosen backend and prints, for every group
+ * of tensors, which one came nearest to its bound; --tensors: every tensor. Exits 0 only if every forward tensor and every gradient
+ * is within its bound; 77 when a file is missing. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "kernels/base/bf16.h"
-#include "kernels/base/rng.h"
 #include "kernels/plugin.h"
-#include "trainer/config.h"
-#include "trainer/image_encoder.h"
-#include "trainer/mask_decoder.h"
-#include "trainer/safetensors.h"
+#include "tests/golden_model.h"
+#include "tests/golden_relu.h"
+#include "tests/golden_rounded.h"
 
-/* ‖a−b‖/‖b‖. In f32, ten times what PyTorch reaches on these files.
- * In bf16, a bound from the same file: these small models magnify. Rounding the weights of products alone, with everything else exact, is
- * the least that bf16 does; it moves single gradients by up to a half (docs/numerics.md), and by how much is a matter of luck. So that is
- * measured first, the greatest of ROUNDING_DRAWS, and a run in bf16, which rounds activations and their gradients too, may be off by
- * ROUNDING_SHARE times as much, or by the bounds here. */
-enum class { FORWARD, LOSS, GRADIENT, WHOLE, ZERO, N_CLASSES };
-static const double bounds_of[][N_CLASSES] = {
-    [F32] = { 1e-5, 1e-5, 5e-5, 5e-5, 1e-6 }, [BF16] = { 2e-2, 2e-2, 5e-2, 5e-2, 1e-3 }
-};
-#define ROUNDING_SHARE 2
-enum { ROUNDING_DRAWS = 4 };
-/* A gradient this much below the whole one's norm is zero but for rounding. */
-#define NOISE_FLOOR 1e-6
+/* Runs of the CPU with everything rounded to bf16, whose worst bounds a tensor in bf16. */
+enum { DRAWS = 4, EXIT_SKIPPED = 77, FILES = 64 };
 
-enum { GROUPS = 64, EXIT_SKIPPED = 77 };
-
-struct group {
-    char name[64];
-    double worst;
-    char tensor[128];
-    int n;
-};
-
-struct golden {
-    const struct ops *ops;
+struct arguments {
+    const char *file[FILES];
+    int n_files;
+    const char *backend;
     enum dtype compute;
-    char *const *arguments; /* among them settings, which override what the file says */
-    int n_arguments;
-    struct safetensors *file;
-    struct config config;
-    struct params params;
-    struct stream stream;
-    struct program *encoder, *decoder;
-    struct image_encoder encoder_at;
-    struct mask_decoder decoder_at;
-    struct mask_decoder_shape shape;
-    struct program_run run[2]; /* encoder, decoder */
-    float *weights, *grads;
-    uint16_t *weights16; /* NULL in f32 */
-    struct tensor embedding, d_embedding, image_pe_f32, image_pe;
-    int64_t M, H, C;
-    struct group group[GROUPS];
-    int n_groups;
-    double bound[N_CLASSES], worst[N_CLASSES];
-    int draw; /* from 1: weights are rounded, nothing is printed, nothing fails; 0: a real run */
-    bool failed;
+    bool every;
+    int draw;
+    char *const *words; /* among them settings */
+    int n_words;
 };
 
-static void *device(struct golden *g, int64_t bytes)
+static bool parse(struct arguments *a, int argc, char **argv)
 {
-    void *p = NULL;
-
-    if (g->ops->alloc(&p, bytes > 0 ? bytes : 1) != OK) exit(1);
-    return p;
-}
-
-static struct tensor on_device(struct golden *g, struct tensor t)
-{
-    t.data = device(g, tensor_bytes(t));
-    return t;
-}
-
-static enum status to_device(struct golden *g, const void *host, int64_t bytes, void **p)
-{
-    *p = device(g, bytes);
-    return g->ops->put(*p, host, bytes, &g->stream);
-}
-
-/* A tensor's numbers as floats on the host; the caller frees them. */
-static enum status fetch(struct golden *g, struct tensor t, float **to)
-{
-    const int64_t n = tensor_count(t);
-    void *raw = malloc((size_t)(tensor_bytes(t) + 1));
-    float *wide = malloc((size_t)(n + 1) * sizeof *wide);
-
-    if (!raw || !wide) FAIL(E_MEMORY, "a tensor from the device");
-    TRY(g->ops->get(raw, t.data, tensor_bytes(t), &g->stream));
-    TRY(g->ops->sync(&g->stream));
-    for (int64_t i = 0; i < n; i++)
-        wide[i] = t.dtype == BF16 ? bf16_to_float(((uint16_t *)raw)[i]) : ((float *)raw)[i];
-    free(raw);
-    *to = wide;
-    return OK;
-}
-
-/* ---- comparison ----------------------------------------------------------------------------- */
-static double norm(const float *a, const float *b, int64_t n)
-{
-    double sum = 0;
-
-    for (int64_t i = 0; i < n; i++) {
-        const double d = (double)a[i] - (b ? (double)b[i] : 0);
-
-        sum += d * d;
-    }
-    return sqrt(sum);
-}
-
-/* error is relative; anything that is not ≤ the bound fails, NaN included. */
-static void note(struct golden *g, const char *group, const char *tensor, double error,
-                 enum class class)
-{
-    const double bound = g->bound[class];
-    struct group *at = NULL;
-
-    for (int i = 0; i < g->n_groups; i++)
-        if (strcmp(g->group[i].name, group) == 0) at = g->group + i;
-    if (!at && g->n_groups < GROUPS) {
-        at = g->group + g->n_groups++;
-        snprintf(at->name, sizeof at->name, "%s", group);
-        at->worst = -1;
-    }
-    if (at) {
-        at->n++;
-        if (!(error <= at->worst)) {
-            at->worst = error;
-            snprintf(at->tensor, sizeof at->tensor, "%s", tensor);
-        }
-    }
-    if (!(error <= g->worst[class])) g->worst[class] = error;
-    if (g->draw > 0 || error <= bound) return;
-    g->failed = true;
-    printf("  FAILED %-60s relative error %.3g > %.3g\n", tensor, error, bound);
-}
-
-static enum status wanted(struct golden *g, const char *name, float **data, int64_t count)
-{
-    struct safetensors_entry e;
-
-    TRY(safetensors_find(g->file, name, &e));
-    if (e.count != count)
-        FAIL(E_CORRUPT, "%s has %lld elements, %lld expected", name, (long long)e.count,
-             (long long)count);
-    *data = malloc((size_t)(count ? count : 1) * sizeof **data);
-    if (!*data) FAIL(E_MEMORY, "tensor %s", name);
-    return safetensors_to_f32(&e, *data);
-}
-
-/* Compares with an output of the file; ours may lie as (outer, pixels, channels) where the file has (outer, channels,
- * pixels). */
-static enum status compare(struct golden *g, const char *name, const float *ours, int64_t outer,
-                           int64_t channels, int64_t pixels, bool channels_last)
-{
-    const int64_t n = outer * channels * pixels;
-    float *want, *moved = malloc((size_t)(n ? n : 1) * sizeof *moved);
-
-    if (!moved) FAIL(E_MEMORY, "tensor %s", name);
-    TRY(wanted(g, name, &want, n));
-    for (int64_t o = 0; o < outer; o++)
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t p = 0; p < pixels; p++)
-                moved[(o * channels + c) * pixels + p] =
-                    ours[channels_last ? (o * pixels + p) * channels + c
-                                       : (o * channels + c) * pixels + p];
-    note(g, strncmp(name, "out.blocks", 10) == 0 ? "out.blocks" : name, name,
-         n ? norm(moved, want, n) / norm(want, NULL, n) : 0,
-         strncmp(name, "loss.", 5) == 0 ? LOSS : FORWARD);
-    free(moved);
-    free(want);
-    return OK;
-}
-
-static enum status compare_tensor(struct golden *g, const char *name, struct tensor t,
-                                  int64_t outer, int64_t channels, int64_t pixels,
-                                  bool channels_last)
-{
-    float *ours;
-
-    TRY(fetch(g, t, &ours));
-    TRY(compare(g, name, ours, outer, channels, pixels, channels_last));
-    free(ours);
-    return OK;
-}
-
-/* ---- the model the file describes ----------------------------------------------------------- */
-static enum status meta_int(struct golden *g, const char *key, int64_t *value)
-{
-    const char *text = safetensors_meta(g->file, key);
-    char *end;
-
-    if (!text) FAIL(E_CORRUPT, "the file's metadata has no %s", key);
-    *value = strtoll(text, &end, 10);
-    if (end == text || *end) FAIL(E_CORRUPT, "metadata %s is \"%s\", not a number", key, text);
-    return OK;
-}
-
-static enum status read_config(struct golden *g)
-{
-    struct config *c = &g->config;
-    const char *text = safetensors_meta(g->file, "global_attn_indexes");
-    struct safetensors_entry e;
-
-    config_defaults(c);
-    TRY(meta_int(g, "image_size", &c->model_image_size));
-    TRY(meta_int(g, "patch_size", &c->model_patch_size));
-    TRY(meta_int(g, "window_size", &c->model_window));
-    TRY(meta_int(g, "embed_dim", &c->model_embed_dim));
-    TRY(meta_int(g, "depth", &c->model_depth));
-    TRY(meta_int(g, "num_heads", &c->model_n_heads));
-    TRY(meta_int(g, "prompt_embed_dim", &c->model_prompt_dim));
-    TRY(meta_int(g, "decoder_mlp_dim", &c->model_decoder_mlp));
-    TRY(meta_int(g, "decoder_heads", &c->model_decoder_heads));
-    TRY(meta_int(g, "mask_in_chans", &c->model_mask_channels));
-    TRY(meta_int(g, "iou_head_hidden_dim", &c->model_iou_hidden));
-    c->model_global_blocks.n = 0;
-    while (text && *text && c->model_global_blocks.n < CONFIG_LIST) {
-        char *end;
-
-        c->model_global_blocks.v[c->model_global_blocks.n++] = strtoll(text, &end, 10);
-        if (end == text) FAIL(E_CORRUPT, "metadata global_attn_indexes is \"%s\"", text);
-        text = *end == ',' ? end + 1 : end;
-    }
-    TRY(safetensors_find(g->file, "w.image_encoder.blocks.0.mlp.lin1.weight", &e));
-    c->model_mlp_ratio = e.dim[0] / c->model_embed_dim;
-    c->train_dropout = c->train_drop_path = 0;
-    for (int i = 0; i < g->n_arguments; i++)
-        if (strchr(g->arguments[i], '=')) TRY(config_override(c, g->arguments[i]));
-    g->H = c->model_image_size / c->model_patch_size;
-    g->C = c->model_prompt_dim;
-    return config_check(c);
-}
-
-/* To a bf16 beside v: the nearest at draw 1, else one of the two by chance. */
-static float rounded(float v, int draw, uint64_t index)
-{
-    const struct rng_key key = { 1, (uint64_t)draw };
-    uint32_t bits;
-
-    if (draw == 1) return bf16_to_float(bf16_from_float(v));
-    memcpy(&bits, &v, sizeof bits);
-    bits = (bits + rng_below(key, index, 1 << 16)) & 0xFFFF0000u;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
-/* Weights of linear layers and convolutions: what a run in bf16 reads rounded. Tables and tokens stay as they are. */
-static bool is_product(const struct param *q)
-{
-    static const char *const tables[] = { "embed.weight", "embeddings.", "token.weight",
-                                          "tokens.weight" };
-    const size_t n = strlen(q->name);
-
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (strstr(q->name, tables[i])) return false;
-    return q->n_dims >= 2 && n > 7 && strcmp(q->name + n - 7, ".weight") == 0;
-}
-
-static enum status read_weights(struct golden *g)
-{
-    TRY(params_create(&g->params, &g->config));
-    g->weights = device(g, g->params.n_floats * 4);
-    g->grads = device(g, g->params.n_floats * 4);
-    for (int i = 0; i < g->params.n; i++) {
-        const struct param *q = g->params.at + i;
-        char name[PARAM_NAME + 2];
-        float *data;
-
-        snprintf(name, sizeof name, "w.%s", q->name);
-        TRY(wanted(g, name, &data, q->count));
-        for (int64_t k = 0; g->draw > 0 && is_product(q) && k < q->count; k++)
-            data[k] = rounded(data[k], g->draw, (uint64_t)(q->offset + k));
-        TRY(g->ops->put(g->weights + q->offset, data, q->count * 4, &g->stream));
-        free(data);
-    }
-    if (g->compute == F32) return OK;
-    g->weights16 = device(g, g->params.n_floats * 2);
-    return g->ops->cast(tensor_1d(g->weights16, BF16, g->params.n_floats),
-                        tensor_1d(g->weights, F32, g->params.n_floats), &g->stream);
-}
-
-static int64_t dims(struct golden *g, const char *name, int i)
-{
-    struct safetensors_entry e;
-
-    if (!safetensors_has(g->file, name)) return 0;
-    return safetensors_find(g->file, name, &e) == OK ? e.dim[i] : 0;
-}
-
-static enum status plan_programs(struct golden *g)
-{
-    const bool boxes = safetensors_has(g->file, "in.boxes");
-    const int64_t clicks = dims(g, "in.point_coords", 1);
-    struct model m;
-    int64_t P = clicks + (boxes ? 2 : clicks > 0 ? 1 : 0);
-
-    g->M = dims(g, "gt.masks", 0);
-    g->shape =
-        (struct mask_decoder_shape){ .n_masks = g->M,
-                                     .n_points = P ? P : 1,
-                                     .mask_prompt = safetensors_has(g->file, "in.mask_input"),
-                                     .first_mask = 0,
-                                     .n_out = MASK_TOKENS };
-    TRY(program_create(&g->encoder, g->compute));
-    TRY(model_create(&m, &g->config, &g->params, g->encoder, g->ops, true));
-    image_encoder_build(&m, 1, true, &g->encoder_at);
-    model_destroy(&m);
-    TRY(program_plan(g->encoder, g->ops, PROGRAM_TRAIN, false));
-    TRY(program_create(&g->decoder, g->compute));
-    TRY(model_create(&m, &g->config, &g->params, g->decoder, g->ops, true));
-    mask_decoder_build(&m, &g->shape, true, &g->decoder_at);
-    model_destroy(&m);
-    return program_plan(g->decoder, g->ops, PROGRAM_TRAIN, false);
-}
-
-static void take_memory(struct golden *g)
-{
-    struct program *p[2] = { g->encoder, g->decoder };
-
-    g->stream.scratch_bytes = 1 << 26; /* the loss, outside the programs, needs some too */
-    for (int i = 0; i < 2; i++)
-        if (program_scratch(p[i]) > g->stream.scratch_bytes)
-            g->stream.scratch_bytes = program_scratch(p[i]);
-    g->stream.scratch = device(g, g->stream.scratch_bytes);
-    for (int i = 0; i < 2; i++)
-        g->run[i] = (struct program_run){ .ops = g->ops,
-                                          .stream = &g->stream,
-                                          .block = device(g, program_bytes(p[i])),
-                                          .params = g->weights,
-                                          .params16 = g->weights16,
-                                          .grads = g->grads };
-    g->embedding = on_device(g, tensor_4d(NULL, g->compute, 1, g->H, g->H, g->C));
-    g->d_embedding = on_device(g, tensor_4d(NULL, F32, 1, g->H, g->H, g->C));
-    g->image_pe_f32 = on_device(g, tensor_3d(NULL, F32, g->H, g->H, g->C));
-    g->image_pe = on_device(g, tensor_3d(NULL, g->compute, g->H, g->H, g->C));
-}
-
-/* ---- forward -------------------------------------------------------------------------------- */
-static enum status encode(struct golden *g)
-{
-    const int64_t S = g->config.model_image_size, d = g->config.model_embed_dim;
-    const int64_t h = dims(g, "in.image", 1), w = dims(g, "in.image", 2), T = g->H * g->H;
-    const int32_t size[2] = { (int32_t)h, (int32_t)w };
-    struct tensor raw = tensor_4d(NULL, F32, 1, S, S, 3), x = raw;
-    struct tensor sizes = on_device(g, tensor_2d(NULL, I32, 1, 2));
-    float *image, *frame = calloc((size_t)(S * S * 3), sizeof *frame);
-
-    if (!frame) FAIL(E_MEMORY, "an image");
-    TRY(wanted(g, "in.image", &image, 3 * h * w));
-    for (int64_t c = 0; c < 3; c++)
-        for (int64_t i = 0; i < h; i++)
-            for (int64_t j = 0; j < w; j++) frame[(i * S + j) * 3 + c] = image[(c * h + i) * w + j];
-    TRY(to_device(g, frame, tensor_bytes(raw), &raw.data));
-    free(frame);
-    free(image);
-    TRY(g->ops->put(sizes.data, size, sizeof size, &g->stream));
-    x.data = device(g, S * S * 12);
-    TRY(g->ops->image_normalize(x, raw, sizes, &g->stream));
-    program_bind(g->encoder, g->encoder_at.image, x.data);
-    TRY(program_forward(g->encoder, &g->run[0]));
-    for (int i = 0; i < (int)g->config.model_depth; i++) {
-        char name[64];
-
-        snprintf(name, sizeof name, "out.blocks.%d", i);
-        x = program_value(g->encoder, g->encoder_at.block[i], &g->run[0]);
-        TRY(compare_tensor(g, name, x, 1, d, T,
-                           false)); /* the file has blocks channels-last already */
-    }
-    x = program_value(g->encoder, g->encoder_at.embedding, &g->run[0]);
-    TRY(g->ops->copy(g->embedding.data, x.data, tensor_bytes(x), &g->stream));
-    return compare_tensor(g, "out.image_embeddings", g->embedding, 1, g->C, T, true);
-}
-
-/* The file's points and boxes in the decoder's slots: points, then corners, or padding when there is no box. */
-static enum status bind_prompts(struct golden *g)
-{
-    const int64_t M = g->M, P = g->shape.n_points, n = dims(g, "in.point_coords", 1);
-    const bool boxes = safetensors_has(g->file, "in.boxes");
-    float *coords = calloc((size_t)(M * P * 2), sizeof *coords), *point = NULL, *box = NULL;
-    int32_t *labels = calloc((size_t)(M * P + 2 * M), sizeof *labels);
-    int32_t *n_points = labels + M * P, *n_tokens = n_points + M;
-    struct safetensors_entry e;
-    void *there;
-
-    if (!coords || !labels) FAIL(E_MEMORY, "prompts");
-    if (n) TRY(wanted(g, "in.point_coords", &point, M * n * 2));
-    if (n) TRY(safetensors_find(g->file, "in.point_labels", &e));
-    if (n && (e.dtype != SAFETENSORS_I32 || e.count != M * n)) FAIL(E_CORRUPT, "in.point_labels");
-    if (boxes) TRY(wanted(g, "in.boxes", &box, M * 4));
-    for (int64_t m = 0; m < M; m++) {
-        int64_t k = 0;
-
-        for (; k < n; k++) {
-            memcpy(coords + (m * P + k) * 2, point + (m * n + k) * 2, 8);
-            memcpy(labels + m * P + k, (const char *)e.data + (m * n + k) * 4, 4);
-        }
-        if (n && !boxes) labels[m * P + k++] = -1;
-        for (int corner = 0; boxes && corner < 2; corner++, k++) {
-            memcpy(coords + (m * P + k) * 2, box + m * 4 + 2 * corner, 8);
-            labels[m * P + k] = 2 + corner;
-        }
-        n_points[m] = (int32_t)k;
-        n_tokens[m] = (int32_t)(1 + MASK_TOKENS + k);
-    }
-    free(point);
-    free(box);
-    TRY(to_device(g, coords, M * P * 8, &there));
-    program_bind(g->decoder, g->decoder_at.coords, there);
-    TRY(to_device(g, labels, M * P * 4, &there));
-    program_bind(g->decoder, g->decoder_at.labels, there);
-    TRY(to_device(g, n_points, M * 4, &there));
-    program_bind(g->decoder, g->decoder_at.n_points, there);
-    TRY(to_device(g, n_tokens, M * 4, &there));
-    program_bind(g->decoder, g->decoder_at.n_tokens, there);
-    free(coords);
-    free(labels);
-    return OK;
-}
-
-static enum status decode(struct golden *g)
-{
-    const int64_t M = g->M, T = g->H * g->H, C = g->C, P = g->shape.n_points, L = 16 * T;
-    const int gaussian =
-        params_find(&g->params, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix");
-    struct program *p = g->decoder;
-    const struct program_run *run = &g->run[1];
-    float *mask, *tokens, *sparse;
-
-    TRY(g->ops->posenc_grid(g->image_pe_f32,
-                            tensor_2d(g->weights + g->params.at[gaussian].offset, F32, 2, C / 2),
-                            &g->stream));
-    TRY(compare_tensor(g, "out.image_pe", g->image_pe_f32, 1, C, T, true));
-    TRY(g->ops->cast(g->image_pe, g->image_pe_f32, &g->stream));
-    program_bind(p, g->decoder_at.embedding, g->embedding.data);
-    program_bind_grad(p, g->decoder_at.embedding, g->d_embedding.data);
-    program_bind(p, g->decoder_at.image_pe, g->image_pe.data);
-    TRY(bind_prompts(g));
-    if (g->shape.mask_prompt) {
-        void *there;
-
-        TRY(wanted(g, "in.mask_input", &mask, M * L));
-        TRY(to_device(g, mask, M * L * 4, &there));
-        free(mask);
-        program_bind(p, g->decoder_at.mask, there);
-    }
-    TRY(program_forward(p, run));
-    TRY(fetch(g, program_value(p, g->decoder_at.sparse, run), &sparse));
-    tokens = malloc((size_t)(M * P * C) * 4);
-    if (!tokens) FAIL(E_MEMORY, "tokens");
-    for (int64_t m = 0; m < M; m++)
-        memcpy(tokens + m * P * C, sparse + (m * (1 + MASK_TOKENS + P) + 1 + MASK_TOKENS) * C,
-               (size_t)(P * C) * 4);
-    if (dims(g, "out.sparse", 1) == P) TRY(compare(g, "out.sparse", tokens, M, P * C, 1, false));
-    free(tokens);
-    free(sparse);
-    if (g->shape.mask_prompt)
-        TRY(compare_tensor(g, "out.dense", program_value(p, g->decoder_at.dense, run), M, C, T,
-                           true));
-    TRY(compare_tensor(g, "out.low_res_masks", program_value(p, g->decoder_at.logits, run), M,
-                       MASK_TOKENS, L, false));
-    return compare_tensor(g, "out.iou_predictions", program_value(p, g->decoder_at.iou, run), M,
-                          MASK_TOKENS, 1, false);
-}
-
-/* ---- loss and backward ---------------------------------------------------------------------- */
-/* The candidates the reference chose from are not in the file: one mask alone, the three, or all four. Ours must choose the
- * same among one of these sets. */
-static bool choice_agrees(const float *value, const int32_t *selected, int64_t M)
-{
-    static const int sets[3][2] = { { 0, 1 }, { 1, 4 }, { 0, 4 } };
-
-    for (int s = 0; s < 3; s++) {
-        bool all = true;
-
-        for (int64_t m = 0; m < M; m++) {
-            int best = sets[s][0];
-
-            for (int k = best; k < sets[s][1]; k++) {
-                const float *v = value + (m * MASK_TOKENS + k) * MASK_LOSS_VALUES;
-                const float *b = value + (m * MASK_TOKENS + best) * MASK_LOSS_VALUES;
-
-                if (20 * v[MASK_LOSS_FOCAL] + v[MASK_LOSS_DICE] <
-                    20 * b[MASK_LOSS_FOCAL] + b[MASK_LOSS_DICE])
-                    best = k;
-            }
-            all = all && best == selected[m];
-        }
-        if (all) return true;
-    }
-    return false;
-}
-
-static enum status compare_losses(struct golden *g, const float *value, const int32_t *selected)
-{
-    static const char *const names[MASK_LOSS_VALUES] = { "loss.focal", "loss.dice",
-                                                         "loss.iou_error", "loss.iou" };
-    const int64_t n = g->M * MASK_TOKENS;
-    float *column = malloc((size_t)n * 4), total = 0;
-
-    if (!column) FAIL(E_MEMORY, "losses");
-    for (int k = 0; k < MASK_LOSS_VALUES; k++) {
-        for (int64_t i = 0; i < n; i++) column[i] = value[i * MASK_LOSS_VALUES + k];
-        TRY(compare(g, names[k], column, g->M, MASK_TOKENS, 1, false));
-    }
-    free(column);
-    for (int64_t m = 0; m < g->M; m++) {
-        const float *v = value + (m * MASK_TOKENS + selected[m]) * MASK_LOSS_VALUES;
-
-        total += (20 * v[MASK_LOSS_FOCAL] + v[MASK_LOSS_DICE] + v[MASK_LOSS_ERR]) / (float)g->M;
-    }
-    if (!choice_agrees(value, selected, g->M)) note(g, "loss.selected", "loss.selected", 1, LOSS);
-    return compare(g, "loss.total", &total, 1, 1, 1, false);
-}
-
-static enum status backward(struct golden *g)
-{
-    const struct mask_loss_options o = {
-        .alpha = 0.25f, .gamma = 2, .w_focal = 20, .w_dice = 1, .w_iou = 1
+    *a = (struct arguments){
+        .backend = "cpu", .compute = F32, .words = argv + 1, .n_words = argc - 1
     };
-    const int64_t M = g->M, R = dims(g, "gt.masks", 1);
-    const struct program_run *run = &g->run[1];
-    struct tensor logits = program_value(g->decoder, g->decoder_at.logits, run), x;
-    struct tensor iou = program_value(g->decoder, g->decoder_at.iou, run);
-    struct tensor value = tensor_3d(device(g, M * MASK_TOKENS * 16), F32, M, MASK_TOKENS, 4);
-    struct tensor selected = tensor_1d(device(g, M * 4), I32, M);
-    struct tensor gt = tensor_3d(device(g, M * R * R), U8, M, R, R);
-    struct tensor weight = tensor_1d(device(g, M * 4), F32, M);
-    struct safetensors_entry e;
-    int32_t *chosen;
-    float *ours;
-
-    TRY(safetensors_find(g->file, "gt.masks", &e));
-    if (e.dtype != SAFETENSORS_U8 || e.count != M * R * R) FAIL(E_CORRUPT, "gt.masks");
-    TRY(g->ops->put(gt.data, e.data, e.bytes, &g->stream));
-    for (int64_t m = 0; m < M; m++)
-        TRY(g->ops->put((float *)weight.data + m, &(const float){ 1 }, 4, &g->stream));
-    TRY(g->ops->mask_loss_fwd(value, selected, logits, gt, iou, tensor_none(), &o, &g->stream));
-    TRY(safetensors_find(g->file, "loss.selected", &e));
-    if (e.dtype != SAFETENSORS_I32 || e.count != M) FAIL(E_CORRUPT, "loss.selected");
-    chosen = malloc((size_t)e.bytes);
-    if (!chosen) FAIL(E_MEMORY, "chosen masks");
-    memcpy(chosen, e.data, (size_t)e.bytes);
-    for (int64_t m = 0; m < M; m++)
-        if ((uint32_t)chosen[m] >= MASK_TOKENS)
-            FAIL(E_CORRUPT, "loss.selected is beyond the four masks");
-    TRY(g->ops->put(selected.data, chosen, e.bytes, &g->stream));
-    TRY(fetch(g, value, &ours));
-    TRY(compare_losses(g, ours, chosen));
-    free(ours);
-    free(chosen);
-    TRY(g->ops->mask_loss_bwd(program_grad(g->decoder, g->decoder_at.logits, run),
-                              program_grad(g->decoder, g->decoder_at.iou, run), value, selected,
-                              logits, gt, iou, tensor_none(), weight, 1.0f / (float)M, &o,
-                              &g->stream));
-    x = program_grad(g->decoder, g->decoder_at.sparse,
-                     run); /* kept outputs: no gradient of their own */
-    TRY(g->ops->zero(x.data, tensor_bytes(x), &g->stream));
-    if (g->shape.mask_prompt) {
-        x = program_grad(g->decoder, g->decoder_at.dense, run);
-        TRY(g->ops->zero(x.data, tensor_bytes(x), &g->stream));
-    }
-    TRY(program_backward(g->decoder, run));
-    for (int i = 0; i < (int)g->config.model_depth; i++) {
-        x = program_grad(g->encoder, g->encoder_at.block[i], &g->run[0]);
-        TRY(g->ops->zero(x.data, tensor_bytes(x), &g->stream));
-    }
-    x = program_grad(g->encoder, g->encoder_at.embedding, &g->run[0]);
-    TRY(g->ops->cast(x, g->d_embedding, &g->stream));
-    return program_backward(g->encoder, &g->run[0]);
-}
-
-/* "image_encoder.blocks.3.attn.qkv.bias" is of the group "grad image_encoder.blocks". */
-static void group_of(const char *name, char group[64])
-{
-    int dots = 0;
-
-    snprintf(group, 64, "grad %.58s", name);
-    for (char *c = group; *c; c++)
-        if (*c == '.' && ++dots == 2) *c = 0;
-}
-
-static enum status compare_gradients(struct golden *g)
-{
-    double whole = 0, off = 0;
-    float *grads;
-
-    TRY(fetch(g, tensor_1d(g->grads, F32, g->params.n_floats), &grads));
-    for (int pass = 0; pass < 2; pass++) { /* the whole gradient's norm first */
-        for (int i = 0; i < g->params.n; i++) {
-            const struct param *q = g->params.at + i;
-            char name[PARAM_NAME + 8], group[64];
-            float *want;
-            double own, error;
-
-            snprintf(name, sizeof name, "grad.%s", q->name);
-            if (q->buffer && !safetensors_has(g->file, name)) continue;
-            TRY(wanted(g, name, &want, q->count));
-            own = norm(want, NULL, q->count);
-            error = norm(grads + q->offset, want, q->count);
-            free(want);
-            if (pass == 0) {
-                whole += own * own;
-                off += error * error;
-                continue;
-            }
-            group_of(q->name, group);
-            if (own < NOISE_FLOOR * sqrt(whole))
-                note(g, "grad below the noise floor", name, error / sqrt(whole), ZERO);
-            else
-                note(g, group, name, error / own, GRADIENT);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--tensors") == 0) {
+            a->every = true;
+        } else if (strcmp(argv[i], "--backend") == 0) {
+            if (++i == argc) return false;
+            a->backend = argv[i];
+        } else if (strcmp(argv[i], "--precision") == 0) {
+            if (++i == argc) return false;
+            if (strcmp(argv[i], "bf16") != 0 && strcmp(argv[i], "f32") != 0) return false;
+            a->compute = strcmp(argv[i], "bf16") == 0 ? BF16 : F32;
+        } else if (strcmp(argv[i], "--draw") == 0) {
+            if (++i == argc || !isdigit(argv[i][0])) return false;
+            a->draw = atoi(argv[i]);
+        } else if (argv[i][0] == '-') {
+            return false;
+        } else if (!strchr(argv[i], '=')) {
+            if (a->n_files == FILES) return false;
+            a->file[a->n_files++] = argv[i];
         }
     }
-    note(g, "grad, the whole", "grad, the whole", sqrt(off / whole), WHOLE);
-    free(grads);
+    return a->n_files > 0;
+}
+
+/* A run in bf16: outputs are compared with the file, gradients with those of the CPU in f32 with the same units on. */
+static enum status errors_of_rounded(const char *path, struct golden_options o,
+                                     const struct golden_relu *exact, struct golden_errors *errors)
+{
+    struct golden_relu here = { 0 };
+    float *gradients;
+
+    o.compute = BF16;
+    o.gradients = &gradients;
+    o.ops = golden_relu_ops(o.ops, &here, false);
+    TRY(golden_run(path, &o, errors));
+    golden_errors_add(errors, "ReLU units turned", "ReLU units turned, of all", FORWARD,
+                      golden_relu_turned(&here, exact));
+    o.compute = F32;
+    o.gradients = NULL;
+    o.judged = gradients;
+    o.ops = golden_relu_ops(&ops_cpu, &here, true);
+    TRY(golden_run(path, &o, errors));
+    golden_relu_free(&here);
+    free(gradients);
     return OK;
 }
 
-static void close_golden(struct golden *g)
+static enum status errors_in_bf16(const char *path, struct golden_options o,
+                                  struct golden_errors *errors)
 {
-    safetensors_close(g->file);
-    program_destroy(g->encoder);
-    program_destroy(g->decoder);
-    params_destroy(&g->params);
-    free(g); /* device memory ends with the process */
-}
+    struct golden_errors draw[DRAWS] = { 0 }, ignored = { 0 };
+    struct golden_options cpu = o;
+    struct golden_relu exact = { 0 };
 
-static enum status run(struct golden *g, const char *path)
-{
-    TRY(safetensors_open(&g->file, path));
-    TRY(read_config(g));
-    TRY(read_weights(g));
-    TRY(plan_programs(g));
-    take_memory(g);
-    TRY(encode(g));
-    TRY(decode(g));
-    TRY(backward(g));
-    return compare_gradients(g);
-}
-
-/* What rounding the weights does to this file's numbers, in f32 on the CPU: worst becomes no less. */
-static enum status measure_rounding(double worst[N_CLASSES], int draw, const char *path)
-{
-    struct golden *g = calloc(1, sizeof *g);
-
-    if (!g) FAIL(E_MEMORY, "a model");
-    g->ops = &ops_cpu;
-    g->compute = F32;
-    g->draw = draw;
-    TRY(run(g, path));
-    for (int i = 0; i < N_CLASSES; i++)
-        if (g->worst[i] > worst[i]) worst[i] = g->worst[i];
-    close_golden(g);
+    cpu.compute = F32;
+    cpu.ops = golden_relu_ops(&ops_cpu, &exact, false);
+    TRY(golden_run(path, &cpu, &ignored));
+    TRY(errors_of_rounded(path, o, &exact, errors));
+    cpu.ops = golden_rounded_ops();
+    for (int i = 0; i < DRAWS; i++) {
+        cpu.draw = i + 1;
+        TRY(errors_of_rounded(path, cpu, &exact, draw + i));
+    }
+    TRY(golden_bounds_set(errors, BF16, draw, DRAWS));
+    for (int i = 0; i < DRAWS; i++) golden_errors_free(draw + i);
+    golden_errors_free(&ignored);
+    golden_relu_free(&exact);
     return OK;
 }
 
-static enum status set_bounds(struct golden *g, const char *path)
+static enum status errors_of(const char *path, const struct arguments *a, const struct ops *ops,
+                             struct golden_errors *errors)
 {
-    memcpy(g->bound, bounds_of[g->compute], sizeof g->bound);
-    if (g->compute == F32) return OK;
-    double rounding[N_CLASSES] = { 0 };
+    const struct golden_options o = { .ops = ops,
+                                      .compute = a->compute,
+                                      .settings = a->words,
+                                      .n_settings = a->n_words,
+                                      .draw = a->draw };
 
-    for (int draw = 1; draw <= ROUNDING_DRAWS; draw++) TRY(measure_rounding(rounding, draw, path));
-    for (int i = 0; i < ZERO; i++)
-        if (g->bound[i] < ROUNDING_SHARE * rounding[i]) g->bound[i] = ROUNDING_SHARE * rounding[i];
-    printf(
-        "bounds, from what rounding the weights alone does: outputs %.3g, losses %.3g, gradients "
-        "%.3g, the whole gradient %.3g\n",
-        g->bound[FORWARD], g->bound[LOSS], g->bound[GRADIENT], g->bound[WHOLE]);
-    return OK;
+    if (a->compute == BF16) return errors_in_bf16(path, o, errors);
+    TRY(golden_run(path, &o, errors));
+    return golden_bounds_set(errors, F32, NULL, 0);
+}
+
+static const struct ops *backend(const char *name)
+{
+    return strcmp(name, "rounded") == 0 ? golden_rounded_ops() : ops_find(name);
 }
 
 int main(int argc, char **argv)
 {
-    const struct ops *ops = &ops_cpu;
+    struct arguments a;
+    const bool wrong = !parse(&a, argc, argv);
+    const struct ops *ops = wrong ? NULL : backend(a.backend);
     const char *missing;
-    enum dtype compute = F32;
-    bool failed = false, wrong = argc < 2;
-    int n = 0;
+    bool good = true;
 
-    for (int i = 1; i < argc; i++) {
-        const bool backend = strcmp(argv[i], "--backend") == 0;
-
-        if (!backend && strcmp(argv[i], "--precision") != 0) continue;
-        if (++i == argc)
-            wrong = true;
-        else if (backend)
-            ops = ops_find(argv[i]);
-        else if (strcmp(argv[i], "bf16") == 0)
-            compute = BF16;
-        else if (strcmp(argv[i], "f32") != 0)
-            wrong = true;
-    }
-    if (!ops && *plugin_reason()) {
+    if (!wrong && !ops && *plugin_reason()) {
         printf("skipped: %s\n", plugin_reason());
         return EXIT_SKIPPED;
     }
-    if (!ops || wrong) {
-        fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu|cuda|emu] "
-                        "[--precision f32|bf16] [section.key=value …]\n");
+    if (!ops) {
+        fprintf(stderr, "usage: golden FILE.safetensors … [--backend ref|cpu|rounded|cuda|emu] "
+                        "[--precision f32|bf16] [--tensors] [--draw N] [section.key=value …]\n");
         return 2;
     }
     if (ops_missing(ops, &missing) > 0) {
@@ -713,40 +143,23 @@ int main(int argc, char **argv)
         return status_exit_code(E_NO_DEVICE);
     }
     if (ops->open() != OK) return status_exit_code(E_NO_DEVICE);
-    for (int i = 1; i < argc; i++) {
-        struct golden *g = calloc(1, sizeof *g);
+    for (int i = 0; i < a.n_files; i++) {
+        struct golden_errors errors = { 0 };
         enum status s;
+        bool ok;
 
-        if (strcmp(argv[i], "--backend") == 0 || strcmp(argv[i], "--precision") == 0) {
-            i++;
-            free(g);
-            continue;
+        if (access(a.file[i], R_OK) != 0) {
+            printf("skipped: %s is not there\n", a.file[i]);
+            return good ? EXIT_SKIPPED : 1;
         }
-        if (!g) return 1;
-        if (strchr(argv[i], '=')) {
-            free(g);
-            continue;
-        }
-        if (access(argv[i], R_OK) != 0) {
-            printf("skipped: %s is not there\n", argv[i]);
-            return failed ? 1 : EXIT_SKIPPED;
-        }
-        g->ops = ops;
-        g->compute = compute;
-        g->arguments = argv + 1;
-        g->n_arguments = argc - 1;
-        s = set_bounds(g, argv[i]);
-        if (s == OK) s = run(g, argv[i]);
-        printf("%s on %s in %s\n", argv[i], ops->name, compute == BF16 ? "bf16" : "f32");
-        for (int k = 0; k < g->n_groups; k++)
-            printf("  %-44s %3d tensors, worst %.2e  %s\n", g->group[k].name, g->group[k].n,
-                   g->group[k].worst, g->group[k].tensor);
-        printf("  %s\n", s != OK ? status_text(s) : g->failed ? "FAILED" : "ok");
+        s = errors_of(a.file[i], &a, ops, &errors);
         if (s != OK) return status_exit_code(s);
-        failed = failed || g->failed;
-        n++;
-        close_golden(g);
+        printf("%s on %s in %s\n", a.file[i], ops->name, a.compute == BF16 ? "bf16" : "f32");
+        ok = golden_errors_report(&errors, a.every);
+        printf("  %s\n", ok ? "ok" : "FAILED");
+        good = good && ok;
+        golden_errors_free(&errors);
     }
-    printf("golden: %d files, %s\n", n, failed ? "FAILED" : "ok");
-    return failed;
+    printf("golden: %d files, %s\n", a.n_files, good ? "ok" : "FAILED");
+    return !good;
 }

@@ -236,8 +236,8 @@ class Decoder(nn.Module):
         self.iou_prediction_head = Head(c, z["iou"], 4)
 
     def forward(self, image, image_pe, dense, sparse, multi):
-        """image (1,C,n,n), dense (M or 1,C,n,n), sparse (M,P,C) → logits (M,3 or 1,4n,4n), iou (M,3 or 1). As the
-        published code, all four masks are computed."""
+        """image (1,C,n,n), dense (M or 1,C,n,n), sparse (M,P,C) → logits (M,3 or 1,4n,4n), iou (M,3 or 1); all
+        four masks where multi is None. As the published code, all four are computed."""
         m, (c, n) = len(sparse), image.shape[1:3]
         x = (image.expand(m, -1, -1, -1) + dense).flatten(2).transpose(1, 2)
         x_pe = image_pe.flatten(1).t()[None].expand(m, -1, -1)
@@ -250,7 +250,7 @@ class Decoder(nn.Module):
         up = self.output_upscaling(x.transpose(1, 2).reshape(m, c, n, n))
         hyper = torch.stack([f(t[:, 1 + i]) for i, f in enumerate(self.output_hypernetworks_mlps)], 1)
         logits = (hyper @ up.flatten(2)).unflatten(2, up.shape[2:])
-        use = slice(1, 4) if multi else slice(0, 1)
+        use = slice(0, 4) if multi is None else slice(1, 4) if multi else slice(0, 1)
         return logits[:, use].float(), self.iou_prediction_head(t[:, 0])[:, use].float()
 
 
