@@ -253,7 +253,6 @@ __global__ static void __launch_bounds__(TILES_THREADS, 1) fwd_tiles(tiles_probl
             add_positions<CP>(z, weights, tile, j * 8);
         }
     }
-    async_wait<0>();
     if (warp >= p.heads) return;
     const int64_t row = ((mask * gridDim.x + blockIdx.x) * p.heads + warp) * HEAD_ROWS;
 

@@ -1,13 +1,23 @@
 #!/bin/sh
-# mutate.sh SETTINGS SOURCE [STEP [JOBS]]: breaks one token of SOURCE (a file of kernels/cuda) at a time, every
-# STEP-th of them, or with `explained` those that are, and asks the tests of the ops that are compiled from it:
-# checked and in order; what survives that, fast under two more schedules. Prints a table and what survived.
+# mutate.sh SETTINGS SOURCE [WHICH [JOBS]]: breaks one token of SOURCE (a file of kernels/cuda) at a time, and asks
+# the tests of the ops that are compiled from it: fast under two schedules, and checked in order, until one notices.
+# Prints a table and what survived.
+# WHICH: a number n, each n-th mutant; `explained`, those that are; /REGEX, those whose line of `mutate list` it
+# matches.
 # A survivor must be explained in tests/emu/mutants.explained; one that is not fails the run, and so does an
 # explanation of a mutant that does not exist or does not survive. SETTINGS is written by CMake:
 # build/tests/emu/mutate.settings, in a build whose targets emu, cuda_checked, cuda_fast, check and mutate are made.
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # ---- one mutant: mutate.sh --one WORK NUMBER ----------------------------------------------------------------------
+
+# test_of UNIT: the noun of its test; a backward pass in a file of its own has its forward's
+test_of() {
+    case $1 in
+    */accumulate.cu) echo verbs ;;
+    *) basename "$1" .cu | sed 's/_bwd$//' ;;
+    esac
+}
 
 # build KIND UNIT: the object of a .cu with the mutated file in place of its own, and the test with it
 build() {
@@ -24,21 +34,27 @@ ask() {
     EMU_SEED=$3 "$mutate" run "$(cat "$work/$1_$(basename "$2" .cu).limit")" "$work/$number/$1" emu | cut -d' ' -f1
 }
 
-one() {
-    verdict=uncompiled
+# try KIND SEEDS: the verdict of all units' tests, until one is not `survived`
+try() {
     for unit in $units; do
-        build checked "$unit" 2>"$work/$number/complaints" || continue
-        verdict=$(ask checked "$unit" 0)
-        [ "$verdict" = survived ] || return
-    done
-    [ "$verdict" = survived ] || return
-    for unit in $units; do
-        build fast "$unit" 2>"$work/$number/complaints" || continue
-        for seed in 1 2; do
-            verdict=$(ask fast "$unit" $seed)
+        build "$1" "$unit" 2>"$work/$number/complaints" || continue
+        for seed in $2; do
+            verdict=$(ask "$1" "$unit" "$seed")
             [ "$verdict" = survived ] || return
         done
     done
+}
+
+# a wait that is missing shows in the checked build, wrong numbers sooner in the fast one
+one() {
+    verdict=uncompiled
+    if grep -q "^$number .*=> (void)0@" "$work/list"; then
+        try checked 0
+        [ "$verdict" != survived ] || try fast "1 2"
+    else
+        try fast "1 2"
+        [ "$verdict" != survived ] || try checked 0
+    fi
 }
 
 if [ "$1" = --one ]; then
@@ -55,21 +71,22 @@ fi
 # ---- all of them --------------------------------------------------------------------------------------------------
 
 [ -f "$1" ] && [ -n "$2" ] || {
-    echo "usage: mutate.sh SETTINGS SOURCE [STEP [JOBS]]" >&2
+    echo "usage: mutate.sh SETTINGS SOURCE [NUMBER | explained | /REGEX [JOBS]]" >&2
     exit 2
 }
 settings=$1
 source=$2
-step=${3:-1}
+which=${3:-1}
 jobs=${4:-2}
 . "$settings"
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 trap 'exit 2' INT TERM
 
-# units_of FILE: a .cu itself; of a header each .cu that includes it, by way of others too
+# units_of FILE: a .cu itself, unless it calls a library; of a header each .cu that includes it, by way of others too
 units_of() {
     case $1 in
+    */library_*) ;;
     *.cu) echo "$1" ;;
     *) (cd "$top" && grep -lF "#include \"$1\"" kernels/cuda/*) | while read -r includer; do
         units_of "$includer"
@@ -91,7 +108,7 @@ prepare() {
         *) rest="$rest $object" ;;
         esac
     done
-    $cc -DTESTS_ON_EMU "-I$top" -std=gnu11 -O2 -c "$top/tests/kernels/test_$noun.c" -o "$work/test.o" &&
+    $cc -DTESTS_ON_EMU "-I$top" -std=gnu11 -O2 -c "$top/tests/kernels/test_$(test_of "$2").c" -o "$work/test.o" &&
         $cc "-I$top" -std=gnu11 -O2 -c "$top/tests/emu/ops_emu.c" -o "$work/ops_emu.o" &&
         ld -r "$work/test.o" "$work/ops_emu.o" $rest $emu_objects $archives -o "$work/$1_$noun.o" &&
         strip --strip-debug "$work/$1_$noun.o" &&
@@ -128,11 +145,17 @@ for kind in checked fast; do
     $cxx $compile_options $options -x c++-header "$work/$kind.h" -o "$work/$kind.h.gch" || exit 2
     for unit in $units; do prepare $kind "$unit" || exit 2; done
 done
+# the quickest test first
+units=$(for unit in $units; do echo "$(cat "$work/fast_$(basename "$unit" .cu).limit") $unit"; done |
+    sort -n | cut -d' ' -f2 | tr '\n' ' ')
+echo "units='$units'" >>"$work/settings"
 
-awk -v step="$step" -v source="$source" '
+WHICH=$which awk -v source="$source" '
+    BEGIN { which = ENVIRON["WHICH"] }
     file == 1 { sub(/ -- .*/, ""); explained[$0] = 1; next }
     { number = $1; sub(/^[0-9]+ [0-9]+ /, "") }
-    step == "explained" ? source " " $0 in explained : number % step == 0 { print number }
+    which == "explained" { if (source " " $0 in explained) print number; next }
+    which ~ "^/" ? $0 ~ substr(which, 2) : number % which == 0 { print number }
     ' file=1 "$work/explained" file=2 "$work/list" |
     xargs -r -P "$jobs" -n 1 "$0" --one "$work"
 cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"

@@ -2,7 +2,7 @@
 #include "kernels/base/arena.h"
 #include "tests/kernels/op.h"
 
-enum { N = 1000, BYTES = N * 4 };
+enum { N = 2500, BYTES = N * 4 }; /* accumulate: several blocks */
 
 static void round_trip(const struct ops *be, struct stream *s)
 {
