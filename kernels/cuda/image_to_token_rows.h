@@ -171,8 +171,7 @@ __global__ static void __launch_bounds__(ROW_THREADS) bwd_rows(problem<T> f, wor
     const rng_key key = f.drop.p > 0 ? f.drop.key_here() : rng_key{ 0, 0 };
 
     for (int64_t m = m_first; m < m_end; m++) {
-        for (int c = lane; c < n_kept; c += 32) own[c] = 0;
-        __syncwarp();
+        for (int c = lane; c < n_kept; c += 32) own[c] = 0; /* attend_row syncs the warp */
         for (int64_t i = first + warp; i < first + TILE_ROWS && i < f.n_x; i += ROW_WARPS) {
             const int64_t at = m * f.n_x + i;
             float *const p_row = w.p + at * f.n_rows, *const ds_row = w.ds + at * f.n_rows;
