@@ -90,6 +90,7 @@ golden() {
 train() {
     for precision in f32 bf16; do
         ACCELERATOR=cuda tests/e2e/emu.sh "$build/samforge" "$build/tests/same_state" "$build/samforge" 20 $precision || return 1
+        tests/e2e/skips.sh "$build/samforge" "$build/tests/same_state" "$build/samforge" cuda $precision || return 1
     done
     ACCELERATOR=cuda tests/e2e/graph.sh "$build/samforge" "$build/tests/same_state" "$build/samforge"
 }
