@@ -164,7 +164,7 @@ static void add_image(struct account *a, const struct sizes *z)
 static void add_prompts(struct account *a, const struct config *c, const struct cost *k,
                         const struct sizes *z)
 {
-    const double chunks = z->images * (double)k->n_chunks, clicks = (double)objective_points(c) - 2;
+    const double chunks = z->images * (double)k->n_chunks, clicks = (double)config_points(c) - 2;
     const double later = z->rounds - 1, silent = later - clicks;
     struct account_row *r;
 

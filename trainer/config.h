@@ -182,6 +182,11 @@ enum status config_override(struct config *c, const char *assignment) MUST_CHECK
 /* Checks between fields: heads divide widths, window and blocks fit … */
 enum status config_check(const struct config *c) MUST_CHECK;
 
+/* Prompt slots a mask needs: two for the first prompt and one a click. Tokens it has with all of them in use. */
+enum { CONFIG_OUTPUT_TOKENS = 5 }; /* the IoU head's and four masks' */
+int64_t config_points(const struct config *c);
+int64_t config_tokens(const struct config *c);
+
 /* The whole configuration as YAML that config_parse reads back to the same values, each with its
  * origin in a comment. */
 enum status config_dump(const struct config *c, FILE *f) MUST_CHECK;

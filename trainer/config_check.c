@@ -4,8 +4,7 @@
 
 #include <stdbool.h>
 
-#include "trainer/mask_decoder.h"
-#include "trainer/objective.h"
+#include "kernels/token_to_image.h"
 
 static enum status check_model(const struct config *c)
 {
@@ -58,9 +57,21 @@ static enum status check_training(const struct config *c)
     return OK;
 }
 
+int64_t config_points(const struct config *c)
+{
+    const int64_t clicks = c->train_rounds - 1 - c->train_silent_rounds;
+
+    return 2 + (clicks > 0 ? clicks : 0);
+}
+
+int64_t config_tokens(const struct config *c)
+{
+    return CONFIG_OUTPUT_TOKENS + config_points(c);
+}
+
 static enum status check_run(const struct config *c)
 {
-    const int64_t tokens = mask_decoder_tokens(objective_points(c));
+    const int64_t tokens = config_tokens(c);
 
     if (c->run_absorb == SWITCH_ON && tokens > DECODER_TOKENS_MAX)
         FAIL(E_CONFIG,

@@ -71,7 +71,7 @@ static enum status decoder_cost(const struct recording *r, bool first, double ti
 {
     const double n = (double)chunk_of(r->c);
     const struct mask_decoder_shape shape = { .n_masks = chunk_of(r->c),
-                                              .n_points = objective_points(r->c),
+                                              .n_points = config_points(r->c),
                                               .mask_prompt = !first,
                                               .mask_prompt_grad = r->c->train_through_rounds,
                                               .first_mask = first ? 1 : 0,
@@ -138,7 +138,7 @@ static enum status reference_round(const struct recording *r, int64_t n_points, 
 /* Silent rounds are taken to be the last ones. */
 static enum status reference_rounds(const struct recording *r, struct cost *k)
 {
-    const int64_t most = objective_points(r->c), rounds = r->c->train_rounds;
+    const int64_t most = config_points(r->c), rounds = r->c->train_rounds;
     double first, sum = 0, one = 0;
 
     TRY(reference_round(r, 2, false, &first));

@@ -12,7 +12,7 @@ static enum status create_model(struct learner *l, const struct ops *ops)
 {
     const struct config *c = l->config;
     const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
-    const int64_t points = objective_points(c);
+    const int64_t points = config_points(c);
     const struct params *p;
     int64_t scratch;
 

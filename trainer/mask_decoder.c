@@ -244,6 +244,8 @@ static void add_outputs(struct state *s, const struct mask_decoder_shape *shape)
     program_output(p, s->d->iou);
 }
 
+_Static_assert(CONFIG_OUTPUT_TOKENS == 1 + MASK_TOKENS, "config_tokens counts them");
+
 int64_t mask_decoder_tokens(int64_t n_points)
 {
     return 1 + MASK_TOKENS + n_points;

@@ -4,8 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "trainer/mask_decoder.h"
-#include "trainer/objective.h"
+#include "kernels/token_to_image.h"
 
 static bool is_on(int choice, const struct ops *ops)
 {
@@ -16,8 +15,7 @@ void model_resolve(struct config *c, const struct ops *ops)
 {
     int *const switches[] = { &c->run_absorb, &c->run_fuse_upscaling, &c->run_fuse_norms };
 
-    if (c->run_absorb == SWITCH_AUTO &&
-        mask_decoder_tokens(objective_points(c)) > DECODER_TOKENS_MAX)
+    if (c->run_absorb == SWITCH_AUTO && config_tokens(c) > DECODER_TOKENS_MAX)
         c->run_absorb = SWITCH_OFF;
     if (c->run_precision == PRECISION_AUTO)
         c->run_precision = ops->bf16 ? PRECISION_BF16 : PRECISION_F32;

@@ -58,13 +58,6 @@ struct objective_plan objective_plan(const struct config *c, int64_t step)
     return p; /* the last one is silent by what it is: false */
 }
 
-int64_t objective_points(const struct config *c)
-{
-    const int64_t clicks = c->train_rounds - 1 - c->train_silent_rounds;
-
-    return 2 + (clicks > 0 ? clicks : 0);
-}
-
 /* ---- memory --------------------------------------------------------------------------------- */
 static void take(struct objective *o, struct tensor *t, struct tensor shape)
 {

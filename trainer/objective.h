@@ -17,9 +17,6 @@ struct objective_plan {
 };
 struct objective_plan objective_plan(const struct config *c, int64_t step);
 
-/* Prompt slots a mask needs: two for the first prompt and one a click. */
-int64_t objective_points(const struct config *c);
-
 /* Bytes of scratch the objective's own ops need: for sam_create. */
 enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
                               int64_t points, int64_t *bytes) MUST_CHECK;

@@ -144,7 +144,7 @@ static void rounds_are_planned_as_in_the_paper(void)
         if (silent >= 0) seen[silent] = true;
     }
     CHECK(places == 9);
-    CHECK(objective_points(&c) == 10);
+    CHECK(config_points(&c) == 10);
 }
 
 /* A dropped branch is not computed, and its parameters get no gradient; the rest is the loss's derivative still. */

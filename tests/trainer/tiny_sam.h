@@ -50,7 +50,7 @@ struct tiny_sam {
 static inline void tiny_create(struct tiny_sam *t, struct config c, const struct ops *ops)
 {
     int64_t scratch;
-    const int64_t chunk = c.train_chunk, points = objective_points(&c);
+    const int64_t chunk = c.train_chunk, points = config_points(&c);
 
     memset(t, 0, sizeof *t);
     t->config = c;
