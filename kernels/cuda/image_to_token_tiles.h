@@ -602,8 +602,7 @@ __global__ static void __launch_bounds__(TILE_THREADS, 2)
         }
         put_dx<CP>(z, memory.own, f, w, m, i, m == m_first, left, lane);
         __syncthreads();
-        put_sums<CP>(memory.sums, f, w, m);
-        __syncthreads();
+        put_sums<CP>(memory.sums, f, w, m); /* attend's barriers part it from the next mask's */
     }
 }
 
