@@ -25,7 +25,7 @@ same() {
 
 say "steps of one shape"
 for graph in on off; do
-    with $graph alike train.steps=6 train.rounds=2 train.silent_rounds=1 train.drop_path=0 || die "$(tail -n 3 "$stage/$name.log")"
+    with $graph alike train.steps=6 train.masks=2 train.rounds=2 train.silent_rounds=1 train.drop_path=0 || die "$(tail -n 3 "$stage/$name.log")"
 done
 same alike
 

@@ -5,7 +5,8 @@
 #   conform    the instruction wrappers, against what the emulator expects of a GPU
 #   ops        the test of every op on the CUDA backend, and the device's choice
 #   golden     the whole model against the reference implementation, in f32 and in bf16
-#   train      losses as on the CPU, a stop and a resume to the same bits, scores as on the CPU
+#   train      losses and gradient norms as on the CPU, a stop and a resume to the same bits, scores as on the CPU, steps that must
+#              change nothing, and the same bits with graphs and without
 #   sanitize   compute-sanitizer over the tests of the ops, where it is installed
 #   bench      steps of vit_b, vit_l and vit_h with all masks and rounds, by phase and op, beside limits measured in the same run;
 #              text and JSON in $OUT
