@@ -63,15 +63,17 @@ bool emu_counts(void);
 struct launch_count;
 int64_t emu_launches(struct launch_count *list, int64_t room);
 
-/* Recording, as in struct ops: between begin and end launches and what the verbs hand over here are kept
- * and not done; replay does what the last end kept. Copies and fills that are not recorded are done by
- * the verbs. */
+/* The verbs of struct ops on ranges that were checked: done, or while recording kept, or while counting
+ * neither. */
+void emu_put(void *dev, const void *host, int64_t bytes);
+void emu_copy(void *dst, const void *src, int64_t bytes);
+void emu_zero(void *dev, int64_t bytes);
+
+/* Recording, as in struct ops: between begin and end launches and the verbs above are kept and not done;
+ * replay does what the last end kept. */
 void emu_record_begin(void);
 bool emu_record_end(bool keep); /* false: nothing was begun */
 bool emu_records(void);
-void emu_record_put(void *dev, const void *host, int64_t bytes); /* copies the host's bytes */
-void emu_record_copy(void *dst, const void *src, int64_t bytes);
-void emu_record_zero(void *dev, int64_t bytes);
 bool emu_replay(void); /* false: nothing is kept, or a launch failed */
 
 /* What the device did since emu_trace(true), an item a launch, put, copy or zero: two runs that did the
@@ -81,7 +83,6 @@ struct emu_item {
     uint64_t bits; /* of all its arguments, and of what was put */
 };
 void emu_trace(bool on);
-void emu_trace_verb(const char *verb, void *dst, const void *src, int64_t bytes, const void *put);
 int64_t emu_traced(const struct emu_item **items);
 
 /* 0 threads in order; 1 the last one first, and it runs as far ahead as it can; 2… at random. */

@@ -44,19 +44,11 @@ static enum status check_range(const char *verb, const void *p, int64_t bytes, b
     return OK;
 }
 
-static enum status emu_put(void *dev, const void *host, int64_t bytes, struct stream *s)
+static enum status checked_put(void *dev, const void *host, int64_t bytes, struct stream *s)
 {
     (void)s;
     TRY(check_range("put", dev, bytes, true));
-    if (emu_counts() || bytes == 0) return OK;
-    if (emu_records()) {
-        emu_record_put(dev, host, bytes);
-        return OK;
-    }
-    emu_unlock();
-    memcpy(dev, host, (size_t)bytes);
-    emu_lock();
-    emu_trace_verb("put", dev, NULL, bytes, host);
+    emu_put(dev, host, bytes);
     return OK;
 }
 
@@ -72,36 +64,20 @@ static enum status emu_get(void *host, const void *dev, int64_t bytes, struct st
     return OK;
 }
 
-static enum status emu_copy(void *dst, const void *src, int64_t bytes, struct stream *s)
+static enum status checked_copy(void *dst, const void *src, int64_t bytes, struct stream *s)
 {
     (void)s;
     TRY(check_range("copy to", dst, bytes, true));
     TRY(check_range("copy from", src, bytes, false));
-    if (emu_counts() || bytes == 0) return OK;
-    if (emu_records()) {
-        emu_record_copy(dst, src, bytes);
-        return OK;
-    }
-    emu_unlock();
-    memmove(dst, src, (size_t)bytes);
-    emu_lock();
-    emu_trace_verb("copy", dst, src, bytes, NULL);
+    emu_copy(dst, src, bytes);
     return OK;
 }
 
-static enum status emu_zero(void *dev, int64_t bytes, struct stream *s)
+static enum status checked_zero(void *dev, int64_t bytes, struct stream *s)
 {
     (void)s;
     TRY(check_range("zero", dev, bytes, true));
-    if (emu_counts() || bytes == 0) return OK;
-    if (emu_records()) {
-        emu_record_zero(dev, bytes);
-        return OK;
-    }
-    emu_unlock();
-    memset(dev, 0, (size_t)bytes);
-    emu_lock();
-    emu_trace_verb("zero", dev, NULL, bytes, NULL);
+    emu_zero(dev, bytes);
     return OK;
 }
 
@@ -154,10 +130,10 @@ const struct ops ops_emu = { .name = "emu",
                              .queue = emu_queue,
                              .alloc = emu_alloc,
                              .free = emu_give,
-                             .put = emu_put,
+                             .put = checked_put,
                              .get = emu_get,
-                             .copy = emu_copy,
-                             .zero = emu_zero,
+                             .copy = checked_copy,
+                             .zero = checked_zero,
                              .accumulate = emu_accumulate,
                              .sync = emu_sync,
                              .record_begin = emu_begin,

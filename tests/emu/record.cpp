@@ -59,18 +59,6 @@ void emu_trace(bool on)
     tracing = on;
 }
 
-void emu_trace_verb(const char *verb, void *dst, const void *src, int64_t bytes, const void *put)
-{
-    const uint64_t where[3] = { (uint64_t)(uintptr_t)dst, (uint64_t)(uintptr_t)src,
-                                put ? XXH3_64bits(put, (size_t)bytes) : 0 };
-    emu_item item = {};
-
-    if (!tracing) return;
-    snprintf(item.text, sizeof item.text, "%s of %lld bytes", verb, (long long)bytes);
-    item.bits = XXH3_64bits(where, sizeof where);
-    items.push_back(item);
-}
-
 int64_t emu_traced(const struct emu_item **list)
 {
     *list = items.data();
@@ -97,21 +85,18 @@ bool emu_record_end(bool keep)
     return true;
 }
 
-void emu_record_put(void *dev, const void *host, int64_t bytes)
+static void trace_verb(const task &t)
 {
-    const unsigned char *from = (const unsigned char *)host;
+    static const char *const verbs[] = { "launch", "put", "copy", "zero" };
+    const uint64_t where[3] = { (uint64_t)(uintptr_t)t.dst, (uint64_t)(uintptr_t)t.src,
+                                t.kind == task::PUT ? XXH3_64bits(t.held.data(), t.held.size())
+                                                    : 0 };
+    emu_item item = {};
 
-    tasks.push_back({ task::PUT, {}, dev, nullptr, bytes, { from, from + bytes } });
-}
-
-void emu_record_copy(void *dst, const void *src, int64_t bytes)
-{
-    tasks.push_back({ task::COPY, {}, dst, src, bytes, {} });
-}
-
-void emu_record_zero(void *dev, int64_t bytes)
-{
-    tasks.push_back({ task::ZERO, {}, dev, nullptr, bytes, {} });
+    if (!tracing) return;
+    snprintf(item.text, sizeof item.text, "%s of %lld bytes", verbs[t.kind], (long long)t.bytes);
+    item.bits = XXH3_64bits(where, sizeof where);
+    items.push_back(item);
 }
 
 static bool play(task &t)
@@ -120,18 +105,40 @@ static bool play(task &t)
         t.launch.packed = t.held.data();
         return emu::run(t.launch);
     }
-    if (!emu_range(t.dst, t.bytes, true)) return false;
-    if (t.kind == task::COPY && !emu_range(t.src, t.bytes, false)) return false;
     emu_unlock();
     if (t.kind == task::PUT) memcpy(t.dst, t.held.data(), t.held.size());
     if (t.kind == task::COPY) memmove(t.dst, t.src, (size_t)t.bytes);
     if (t.kind == task::ZERO) memset(t.dst, 0, (size_t)t.bytes);
     emu_lock();
-    emu_trace_verb(t.kind == task::PUT    ? "put"
-                   : t.kind == task::COPY ? "copy"
-                                          : "zero",
-                   t.dst, t.src, t.bytes, t.kind == task::PUT ? t.held.data() : nullptr);
+    trace_verb(t);
     return true;
+}
+
+static void keep_or_play(task t)
+{
+    if (counting || t.bytes == 0) return;
+    if (recording)
+        tasks.push_back(std::move(t));
+    else
+        play(t);
+}
+
+void emu_put(void *dev, const void *host, int64_t bytes)
+{
+    const unsigned char *from = (const unsigned char *)host;
+
+    if (counting) return; /* host may be less than it says */
+    keep_or_play({ task::PUT, {}, dev, nullptr, bytes, { from, from + bytes } });
+}
+
+void emu_copy(void *dst, const void *src, int64_t bytes)
+{
+    keep_or_play({ task::COPY, {}, dst, src, bytes, {} });
+}
+
+void emu_zero(void *dev, int64_t bytes)
+{
+    keep_or_play({ task::ZERO, {}, dev, nullptr, bytes, {} });
 }
 
 bool emu_replay(void)
