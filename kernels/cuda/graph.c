@@ -8,19 +8,18 @@ enum { STEPS = 2, PIECES = 64, HOLD_ALIGN = 256 };
 static const int64_t PIECE_BYTES = 8 << 20;
 
 struct step {
-    char *piece
-        [PIECES]; /* pinned; NULL until needed; lives until the process ends, as the stream does */
-    int now;      /* the piece being filled */
-    int64_t used; /* of it */
+    /* pinned; NULL until needed; they live until the process ends, as the stream does */
+    char *piece[PIECES];
+    int now;                    /* the piece being filled */
+    int64_t used;               /* of it */
     cudaGraphExec_t executable; /* of the last step recorded here, or NULL */
     cudaEvent_t over;           /* behind its last launch */
-    bool in_flight;
+    bool in_flight;             /* launched, and not waited for */
 };
 
 static struct {
     struct step step[STEPS];
-    int turn;      /* whose is recorded, or was last */
-    bool launched; /* that one: the next recording is the other's */
+    int turn; /* whose is recorded, or was last */
     bool recording;
     bool ready; /* to be launched */
     cudaStream_t queue;
@@ -50,8 +49,7 @@ enum status graph_begin(void *queue)
 {
     if (graph.recording) FAIL(E_DEVICE, "a step is being recorded already");
     graph.ready = false;
-    if (graph.launched) graph.turn = (graph.turn + 1) % STEPS;
-    graph.launched = false;
+    if (graph.step[graph.turn].in_flight) graph.turn = (graph.turn + 1) % STEPS;
     graph.queue = queue;
     TRY(wait_until_over(graph.step + graph.turn));
     /* relaxed: a step with larger inputs than any before takes pinned memory while it is recorded */
@@ -106,7 +104,6 @@ enum status graph_replay(void)
 
     if (!graph.ready) FAIL(E_DEVICE, "no recorded step is left to run");
     graph.ready = false;
-    graph.launched = true;
     CUDA(cudaGraphLaunch(t->executable, graph.queue), "launching a step's graph", 0);
     CUDA(cudaEventRecord(t->over, graph.queue), "an event behind a step", 0);
     t->in_flight = true;
