@@ -266,7 +266,7 @@ static enum status bind_prompts(struct golden *g)
             labels[m * P + k] = 2 + corner;
         }
         n_points[m] = (int32_t)k;
-        n_tokens[m] = (int32_t)(1 + MASK_TOKENS + k);
+        n_tokens[m] = (int32_t)mask_decoder_tokens(k);
     }
     free(point);
     free(box);

@@ -301,7 +301,8 @@ static enum status put_chunk(struct objective *o, const struct loader_slot *slot
 /* All masks have the same number of points: tokens a mask are the decoder's five and these. */
 static enum status put_n_tokens(struct objective *o, const struct sam_prompts *p, int n_points)
 {
-    for (int64_t m = 0; m < o->sam->M; m++) o->host_ints[m] = 1 + MASK_TOKENS + n_points;
+    for (int64_t m = 0; m < o->sam->M; m++)
+        o->host_ints[m] = (int32_t)mask_decoder_tokens(n_points);
     return o->sam->ops->put(p->n_tokens.data, o->host_ints, o->sam->M * 4, &o->sam->stream);
 }
 
