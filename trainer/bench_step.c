@@ -97,12 +97,12 @@ static void destroy(struct bench *b)
     free(b->step);
 }
 
-static enum status next_slot(struct bench *b, int64_t i, struct loader_slot *made_up,
+static enum status next_slot(struct bench *b, int64_t step, int64_t i, struct loader_slot *made_up,
                              const struct loader_slot **slot)
 {
     if (b->loader) return loader_next(b->loader, slot, TIMEOUT_MS);
     *made_up = b->made_up.slot[i];
-    made_up->step = b->at; /* so that every step draws its own prompts */
+    made_up->step = step; /* so that every step draws its own prompts */
     *slot = made_up;
     return OK;
 }
@@ -117,7 +117,7 @@ static enum status add_slots(struct bench *b, double *data, double *sums)
         const struct loader_slot *slot;
         struct objective_losses losses;
 
-        TRY(next_slot(b, i, &made_up, &slot));
+        TRY(next_slot(b, b->at, i, &made_up, &slot));
         *data += clock_lap(&since);
         TRY(learner_slot(&b->learner, slot));
         masks += (double)slot->n_masks;
@@ -131,27 +131,25 @@ static enum status add_slots(struct bench *b, double *data, double *sums)
     return learner_norm(&b->learner, &norm); /* waits */
 }
 
+static enum status prepare(struct bench *b, int64_t step, double *data)
+{
+    double since = clock_seconds();
+
+    TRY(next_slot(b, step, 0, &b->next, &b->slot));
+    *data += clock_lap(&since);
+    return learner_prepare(&b->learner, b->slot, step + 1);
+}
+
 /* A step as a whole, as the loop runs it: the next one is prepared while the device works. */
 static enum status launch_step(struct bench *b, double *data)
 {
-    double since = clock_seconds(), norm;
+    double norm;
 
-    if (!b->slot) {
-        TRY(next_slot(b, 0, &b->next, &b->slot));
-        *data += clock_lap(&since);
-        TRY(learner_prepare(&b->learner, b->slot, b->at + 1));
-    }
+    if (!b->slot) TRY(prepare(b, b->at, data));
     TRY(learner_launch(&b->learner));
     if (b->loader) loader_done(b->loader, b->slot);
     b->slot = NULL;
-    if (b->ahead) {
-        clock_lap(&since);
-        b->at++;
-        TRY(next_slot(b, 0, &b->next, &b->slot));
-        *data += clock_lap(&since);
-        TRY(learner_prepare(&b->learner, b->slot, b->at + 1));
-        b->at--;
-    }
+    if (b->ahead) TRY(prepare(b, b->at + 1, data));
     return learner_norm(&b->learner, &norm); /* waits */
 }
 

@@ -196,12 +196,13 @@ enum status learner_slot(struct learner *l, const struct loader_slot *slot)
 {
     float *grads;
 
-    if (l->grads) TRY(slot_on_device(l, slot));
-    TRY(grad_sync_slot_begin(l->sync, &grads));
-    if (l->grads) {
+    if (l->grads) { /* the device works while the host's buffer is zeroed */
+        TRY(slot_on_device(l, slot));
         objective_launched(l->objective);
+        TRY(grad_sync_slot_begin(l->sync, &grads));
         return hand_over(l, grads);
     }
+    TRY(grad_sync_slot_begin(l->sync, &grads));
     TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l));
     objective_launched(l->objective);
     return l->ready;
@@ -217,17 +218,25 @@ static struct tensor square(const struct learner *l, int i)
     return tensor_1d((double *)l->squares.data + i, F64, 1);
 }
 
+/* Of total, on the device. */
+static enum status queue_norm(struct learner *l)
+{
+    struct sam *s = l->sam;
+
+    return s->ops->grad_norm(square(l, 0), tensor_1d(l->total, F32, s->params.n_floats),
+                             &s->stream);
+}
+
 enum status learner_sum(struct learner *l, double *exposed_seconds)
 {
     struct sam *s = l->sam;
-    const int64_t n = s->params.n_floats;
 
     TRY(grad_sync_wait(l->sync, &l->total, exposed_seconds));
     if (l->grads) {
-        TRY(s->ops->put(l->grads, l->total, n * 4, &s->stream));
+        TRY(s->ops->put(l->grads, l->total, s->params.n_floats * 4, &s->stream));
         l->total = l->grads;
     }
-    return s->ops->grad_norm(square(l, 0), tensor_1d(l->total, F32, n), &s->stream);
+    return queue_norm(l);
 }
 
 enum status learner_norm(struct learner *l, double *norm)
@@ -235,7 +244,6 @@ enum status learner_norm(struct learner *l, double *norm)
     double squares[2] = { 0 };
 
     TRY(l->sam->ops->get(squares, l->squares.data, l->sync ? 8 : 16, &l->sam->stream));
-    TRY(l->sam->ops->sync(&l->sam->stream));
     *norm = isfinite(squares[1]) ? sqrt(squares[0]) : squares[1];
     return OK;
 }
@@ -263,12 +271,10 @@ enum status learner_update(struct learner *l, double masks, int64_t step, int64_
 /* ---- a step as a whole ---------------------------------------------------------------------- */
 static enum status queue_step(struct learner *l)
 {
-    struct sam *s = l->sam;
-
     TRY(slot_on_device(l, l->slot));
     TRY(objective_squares(l->objective, square(l, 1)));
     l->total = l->grads;
-    TRY(s->ops->grad_norm(square(l, 0), tensor_1d(l->total, F32, s->params.n_floats), &s->stream));
+    TRY(queue_norm(l));
     if (l->slot->n_masks == 0) return OK; /* nothing to learn from */
     return learner_update(l, (double)l->slot->n_masks, l->slot->step, l->update);
 }

@@ -44,7 +44,6 @@ struct loop {
     struct learner learner;
     struct loader *loader;
     const struct loader_slot *slot; /* held: being worked on, or of the prepared step */
-    int64_t prepared;               /* number of that step's update */
     enum status next_failed;        /* preparing it */
     struct ledger *ledger;          /* rank 0 */
     struct metrics *metrics;        /* rank 0 */
@@ -99,7 +98,6 @@ static enum status add_gradients(struct loop *l)
 static enum status prepare(struct loop *l, int64_t step, int64_t update)
 {
     if (!l->slot) TRY(next_slot(l, step, 0));
-    l->prepared = update;
     return learner_prepare(&l->learner, l->slot, update);
 }
 
@@ -115,7 +113,7 @@ static enum status run_on_device(struct loop *l)
     int64_t n_masks;
 
     TRY(l->next_failed);
-    if (!l->slot || l->prepared != l->at.updates + 1)
+    if (!l->slot || l->learner.update != l->at.updates + 1)
         TRY(prepare(l, l->at.step, l->at.updates + 1));
     watchdog_feed("forward and backward", l->at.step, 0);
     TRY(learner_launch(&l->learner));
