@@ -62,35 +62,25 @@ static void widen_all(struct tensor *to, const struct tensor *from, int n)
               (int)(sizeof *x / sizeof(struct tensor)))
 enum { HEADS = 8 };
 
-static enum status linear_fwd(struct tensor y, struct tensor pre, struct tensor x, struct tensor w,
-                              struct tensor b, enum activation act, struct stream *s)
-{
-    return narrowed(ops_cpu.linear_fwd(W(y), W(pre), W(x), W(w), W(b), act, s));
-}
-
-static enum status linear_bwd(struct tensor dx, struct tensor dw, struct tensor db,
-                              struct tensor dy, struct tensor x, struct tensor w, struct tensor y,
-                              struct tensor pre, enum activation act, struct stream *s)
-{
-    return narrowed(
-        ops_cpu.linear_bwd(W(dx), W(dw), W(db), W(dy), W(x), W(w), W(y), W(pre), act, s));
-}
-
-static enum status patch_conv_fwd(struct tensor y, struct tensor pre, struct tensor x,
-                                  struct tensor w, struct tensor b, enum activation act,
-                                  struct stream *s)
-{
-    return narrowed(ops_cpu.patch_conv_fwd(W(y), W(pre), W(x), W(w), W(b), act, s));
-}
-
-static enum status patch_conv_bwd(struct tensor dx, struct tensor dw, struct tensor db,
-                                  struct tensor dy, struct tensor x, struct tensor w,
-                                  struct tensor y, struct tensor pre, enum activation act,
-                                  struct stream *s)
-{
-    return narrowed(
-        ops_cpu.patch_conv_bwd(W(dx), W(dw), W(db), W(dy), W(x), W(w), W(y), W(pre), act, s));
-}
+/* Ops that have the operands of a dense layer. */
+#define DENSE(op)                                                                                  \
+    static enum status op##_fwd(struct tensor y, struct tensor pre, struct tensor x,               \
+                                struct tensor w, struct tensor b, enum activation act,             \
+                                struct stream *s)                                                  \
+    {                                                                                              \
+        return narrowed(ops_cpu.op##_fwd(W(y), W(pre), W(x), W(w), W(b), act, s));                 \
+    }                                                                                              \
+    static enum status op##_bwd(struct tensor dx, struct tensor dw, struct tensor db,              \
+                                struct tensor dy, struct tensor x, struct tensor w,                \
+                                struct tensor y, struct tensor pre, enum activation act,           \
+                                struct stream *s)                                                  \
+    {                                                                                              \
+        return narrowed(                                                                           \
+            ops_cpu.op##_bwd(W(dx), W(dw), W(db), W(dy), W(x), W(w), W(y), W(pre), act, s));       \
+    }
+DENSE(linear)
+DENSE(patch_conv)
+DENSE(upconv)
 
 static enum status conv3x3_fwd(struct tensor y, struct tensor x, struct tensor w, struct stream *s)
 {
@@ -101,20 +91,6 @@ static enum status conv3x3_bwd(struct tensor dx, struct tensor dw, struct tensor
                                struct tensor x, struct tensor w, struct stream *s)
 {
     return narrowed(ops_cpu.conv3x3_bwd(W(dx), W(dw), W(dy), W(x), W(w), s));
-}
-
-static enum status upconv_fwd(struct tensor y, struct tensor pre, struct tensor x, struct tensor w,
-                              struct tensor b, enum activation act, struct stream *s)
-{
-    return narrowed(ops_cpu.upconv_fwd(W(y), W(pre), W(x), W(w), W(b), act, s));
-}
-
-static enum status upconv_bwd(struct tensor dx, struct tensor dw, struct tensor db,
-                              struct tensor dy, struct tensor x, struct tensor w, struct tensor y,
-                              struct tensor pre, enum activation act, struct stream *s)
-{
-    return narrowed(
-        ops_cpu.upconv_bwd(W(dx), W(dw), W(db), W(dy), W(x), W(w), W(y), W(pre), act, s));
 }
 
 static enum status layernorm_fwd(struct tensor y, struct tensor mean, struct tensor rstd,
@@ -360,6 +336,26 @@ static enum status upscale_bwd(struct tensor dx, const struct upscale_weights *d
     return narrowed(ops_cpu.upscale_bwd(W(dx), &dw_, dh_, W(dy), W(x), &w_, h_, n_h, eps, s));
 }
 
+/* What takes bf16. */
+#define ROUNDED_LIST(X)                                                                            \
+    X(linear)                                                                                      \
+    X(patch_conv)                                                                                  \
+    X(conv3x3)                                                                                     \
+    X(upconv)                                                                                      \
+    X(layernorm)                                                                                   \
+    X(attention)                                                                                   \
+    X(cross_attention)                                                                             \
+    X(token_to_image)                                                                              \
+    X(image_to_token)                                                                              \
+    X(prompt_tokens)                                                                               \
+    X(residual)                                                                                    \
+    X(residual_layernorm)                                                                          \
+    X(add)                                                                                         \
+    X(slice)                                                                                       \
+    X(mask_product)                                                                                \
+    X(upscale)
+#define ROUNDED_SET(op) t.op##_fwd = op##_fwd, t.op##_bwd = op##_bwd;
+
 const struct ops *golden_rounded_ops(void)
 {
     static struct ops t;
@@ -367,37 +363,6 @@ const struct ops *golden_rounded_ops(void)
     t = ops_cpu;
     t.name = "rounded";
     t.bf16 = true;
-    t.linear_fwd = linear_fwd;
-    t.linear_bwd = linear_bwd;
-    t.patch_conv_fwd = patch_conv_fwd;
-    t.patch_conv_bwd = patch_conv_bwd;
-    t.conv3x3_fwd = conv3x3_fwd;
-    t.conv3x3_bwd = conv3x3_bwd;
-    t.upconv_fwd = upconv_fwd;
-    t.upconv_bwd = upconv_bwd;
-    t.layernorm_fwd = layernorm_fwd;
-    t.layernorm_bwd = layernorm_bwd;
-    t.attention_fwd = attention_fwd;
-    t.attention_bwd = attention_bwd;
-    t.cross_attention_fwd = cross_attention_fwd;
-    t.cross_attention_bwd = cross_attention_bwd;
-    t.token_to_image_fwd = token_to_image_fwd;
-    t.token_to_image_bwd = token_to_image_bwd;
-    t.image_to_token_fwd = image_to_token_fwd;
-    t.image_to_token_bwd = image_to_token_bwd;
-    t.prompt_tokens_fwd = prompt_tokens_fwd;
-    t.prompt_tokens_bwd = prompt_tokens_bwd;
-    t.residual_fwd = residual_fwd;
-    t.residual_bwd = residual_bwd;
-    t.residual_layernorm_fwd = residual_layernorm_fwd;
-    t.residual_layernorm_bwd = residual_layernorm_bwd;
-    t.add_fwd = add_fwd;
-    t.add_bwd = add_bwd;
-    t.slice_fwd = slice_fwd;
-    t.slice_bwd = slice_bwd;
-    t.mask_product_fwd = mask_product_fwd;
-    t.mask_product_bwd = mask_product_bwd;
-    t.upscale_fwd = upscale_fwd;
-    t.upscale_bwd = upscale_bwd;
+    ROUNDED_LIST(ROUNDED_SET)
     return &t;
 }
