@@ -3,6 +3,7 @@
 # not: of one shape, so that graphs get new parameters, and of changing ones, with images without masks, evaluations in between, a
 # stop and a resume. On a GPU: ACCELERATOR=cuda in the environment, and SAMFORGE twice.
 . "$(dirname "$0")/stage.sh"
+. "$(dirname "$0")/follow.sh"
 program=$3 accelerator=${ACCELERATOR:-emu}
 
 # with GRAPH NAME [setting…]: a run of one image a step into $stage/NAME-GRAPH
@@ -16,11 +17,10 @@ with() {
 # same NAME: the state and the losses of both runs
 same() {
     same_runs "$1-on" "$1-off"
-    for graph in on off; do
-        sed -n 's/.*"train\/loss\/total":\([^,]*\),.*"train\/grad_norm":\([^,]*\),.*/\1 \2/p' "$stage/$1-$graph/metrics.jsonl" \
-            >"$stage/$1.$graph"
+    for key in train/loss/total train/grad_norm; do
+        for graph in on off; do column "$1-$graph" $key >"$stage/$1.$graph"; done
+        [ -s "$stage/$1.on" ] && cmp "$stage/$1.on" "$stage/$1.off" || die "$1: $key differs"
     done
-    [ -s "$stage/$1.on" ] && cmp "$stage/$1.on" "$stage/$1.off" || die "$1: the losses differ"
 }
 
 say "steps of one shape"

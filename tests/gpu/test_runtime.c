@@ -100,6 +100,13 @@ static enum status queue_step(unsigned char *there, int n, int seed, struct stre
     return runtime_zero(there, 10, s);
 }
 
+static enum status record(unsigned char *there, int n, int seed, struct stream *s)
+{
+    TRY(runtime_record_begin(s));
+    TRY(queue_step(there, n, seed, s));
+    return runtime_record_end(true, s);
+}
+
 static void check_step(const unsigned char *there, int n, int seed, struct stream *s)
 {
     unsigned char wanted[1000], back[1000];
@@ -121,30 +128,26 @@ static void a_step_is_recorded_and_replayed(void)
 
     CHECK(runtime_alloc(&there, 20000) == OK && runtime_sync(&s) == OK);
     late.n_instantiated = 0;
-    CHECK(runtime_record_begin(&s) == OK && queue_step(there, 3, 0, &s) == OK &&
-          runtime_record_end(true, &s) == OK);
+    CHECK(record(there, 3, 0, &s) == OK);
     for (int i = 0; i < 8; i++) {
         const int n = i == 4 ? 5 : 3, next = i + 1 == 4 ? 5 : 3;
 
         late.n_waits = 0;
         CHECK(runtime_replay(&s) == OK);
-        CHECK(runtime_record_begin(&s) == OK && queue_step(there, next, 50 * (i + 1), &s) == OK &&
-              runtime_record_end(true, &s) == OK);
+        CHECK(record(there, next, 50 * (i + 1), &s) == OK);
         CHECK(late.n_waits == 0);
         check_step(there, n, 50 * i, &s);
     }
     CHECK(late.n_executables == 2 && late.n_graphs == 0 && late.last_error == cudaSuccess);
     CHECK(late.n_instantiated == 4); /* two that hold steps by turns; the longer one, and back */
     /* what is recorded again replaces what was not replayed */
-    CHECK(runtime_record_begin(&s) == OK && queue_step(there, 3, 7, &s) == OK &&
-          runtime_record_end(true, &s) == OK);
+    CHECK(record(there, 3, 7, &s) == OK);
     CHECK(runtime_replay(&s) == OK);
     check_step(there, 3, 7, &s);
     /* nobody asks for results: the third step waits for the first, whose inputs lie where its own will */
     for (int i = 0; i < 5; i++)
-        CHECK(runtime_record_begin(&s) == OK &&
-              queue_step((unsigned char *)there + 4000 * i, 3, i, &s) == OK &&
-              runtime_record_end(true, &s) == OK && runtime_replay(&s) == OK);
+        CHECK(record((unsigned char *)there + 4000 * i, 3, i, &s) == OK &&
+              runtime_replay(&s) == OK);
     for (int i = 0; i < 5; i++) check_step((unsigned char *)there + 4000 * i, 3, i, &s);
     runtime_free(there);
 }
@@ -168,13 +171,6 @@ static void what_cannot_be_recorded_is_refused(void)
     runtime_free(there);
 }
 
-static enum status record(void *there, int n, struct stream *s)
-{
-    TRY(runtime_record_begin(s));
-    TRY(queue_step(there, n, 0, s));
-    return runtime_record_end(true, s);
-}
-
 /* A step that could not be made is not launched, nor one before it in its place; the next is. */
 static void failures_of_graphs_are_told(void)
 {
@@ -183,21 +179,21 @@ static void failures_of_graphs_are_told(void)
 
     CHECK(runtime_alloc(&there, 10000) == OK);
     log_set_level(LOG_ERROR);
-    for (int i = 0; i < 2; i++) CHECK(record(there, 3, &s) == OK && runtime_replay(&s) == OK);
+    for (int i = 0; i < 2; i++) CHECK(record(there, 3, 0, &s) == OK && runtime_replay(&s) == OK);
     CHECK(runtime_sync(&s) == OK);
     late.end_error = cudaErrorStreamCaptureInvalidated;
-    CHECK(record(there, 3, &s) == E_DEVICE && runtime_replay(&s) == E_DEVICE);
+    CHECK(record(there, 3, 0, &s) == E_DEVICE && runtime_replay(&s) == E_DEVICE);
     CHECK(runtime_record_begin(&s) == OK && runtime_record_end(false, &s) == OK); /* said already */
     late.end_error = cudaSuccess;
     late.last_error = cudaSuccess;
     late.update_error = cudaErrorIllegalAddress; /* of a kernel of the step before */
-    CHECK(record(there, 3, &s) == E_DEVICE && runtime_replay(&s) == E_DEVICE);
+    CHECK(record(there, 3, 0, &s) == E_DEVICE && runtime_replay(&s) == E_DEVICE);
     late.update_error = cudaSuccess;
     late.instantiate_error = cudaErrorMemoryAllocation;
-    CHECK(record(there, 4, &s) == E_MEMORY && runtime_replay(&s) == E_DEVICE);
+    CHECK(record(there, 4, 0, &s) == E_MEMORY && runtime_replay(&s) == E_DEVICE);
     late.instantiate_error = cudaSuccess;
     late.last_error = cudaSuccess;
-    CHECK(record(there, 4, &s) == OK && runtime_replay(&s) == OK && runtime_sync(&s) == OK);
+    CHECK(record(there, 4, 0, &s) == OK && runtime_replay(&s) == OK && runtime_sync(&s) == OK);
     CHECK(late.n_graphs == 0 && late.n_executables == 2);
     log_set_level(LOG_INFO);
     runtime_free(there);

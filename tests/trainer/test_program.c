@@ -11,6 +11,23 @@
 
 enum { N = 3, C = 16 };
 
+/* What the planned program needs to run, for the stream of run too. */
+static void take_memory(const struct program *p, struct program_run *run)
+{
+    struct stream *s = run->stream;
+
+    run->block = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(program_bytes(p) + 1));
+    s->scratch = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(program_scratch(p) + 1));
+    if (!run->block || !s->scratch) exit(1);
+    s->scratch_bytes = program_scratch(p);
+}
+
+static void give_memory(const struct program_run *run)
+{
+    free(run->block);
+    free(run->stream->scratch);
+}
+
 /* z = (x + x)[last row] + x[first row], by views into the middle of a value and of an input. */
 static void views_begin_where_they_say(const struct ops *ops)
 {
@@ -19,7 +36,6 @@ static void views_begin_where_they_say(const struct ops *ops)
     struct program_run run = { .ops = ops, .stream = &s };
     struct program *p;
     float x[N * C];
-    void *block, *scratch;
     const float *z;
     int in, sum, last, out;
 
@@ -30,20 +46,14 @@ static void views_begin_where_they_say(const struct ops *ops)
     out = program_add(p, last, program_view(p, in, 0, 2, row));
     program_output(p, out);
     CHECK(program_plan(p, ops, PROGRAM_FORWARD, false) == OK);
-    block = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(program_bytes(p) + 1));
-    scratch = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(program_scratch(p) + 1));
-    if (!block || !scratch) exit(1);
-    s.scratch = scratch;
-    s.scratch_bytes = program_scratch(p);
-    run.block = block;
+    take_memory(p, &run);
     check_fill(x, N * C, 1, 0, 1, 0);
     program_bind(p, in, x);
     CHECK(program_forward(p, &run) == OK);
     z = program_value(p, out, &run).data;
     for (int i = 0; i < C; i++) CHECK(z[i] == 2 * x[(N - 1) * C + i] + x[i]);
     program_destroy(p);
-    free(block);
-    free(scratch);
+    give_memory(&run);
 }
 
 /* A chain needs room for two of its values at a time, however long it is. */
@@ -125,7 +135,6 @@ static void pairs_are_planned_one_by_one_too(void)
     struct stream s = { 0 };
     struct program_run run = { .ops = &greedy, .stream = &s, .params = params, .grads = grads };
     struct program *p;
-    void *block, *scratch;
     int in, out;
 
     narrow.layernorm_fwd = no_norm;
@@ -143,12 +152,7 @@ static void pairs_are_planned_one_by_one_too(void)
     create_pair(&p, &in, &out);
     CHECK(program_plan(p, &greedy, PROGRAM_TRAIN, false) == OK);
     CHECK(program_scratch(p) >= SUM_BYTES);
-    block = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(program_bytes(p)));
-    scratch = aligned_alloc(ARENA_ALIGN, (size_t)arena_round(program_scratch(p) + 1));
-    if (!block || !scratch) exit(1);
-    s.scratch = scratch;
-    s.scratch_bytes = program_scratch(p);
-    run.block = block;
+    take_memory(p, &run);
     check_fill(x, N * C, 1, 0, 1, 0);
     for (int i = 0; i < C; i++) params[C * C + i] = 1;
     program_bind(p, in, x);
@@ -162,8 +166,7 @@ static void pairs_are_planned_one_by_one_too(void)
     /* w = 0: the gradient is the same either way, but for its few roundings of values below C */
     for (int i = 0; i < N * C; i++) CHECK(fabsf(dx[0][i] - dx[1][i]) <= C * 2 * FLT_EPSILON);
     program_destroy(p);
-    free(block);
-    free(scratch);
+    give_memory(&run);
 }
 
 int main(void)
