@@ -188,6 +188,10 @@ void topology_report(int n_local)
  * what its parent set for itself is no wish of the user's. */
 static const char guard[] = "SAMFORGE_ENVIRONMENT";
 
+/* Pauses that an OpenMP thread makes before it sleeps, about 0.1 ms: longer than it is between two loops of a step. Where others compute
+ * too, a thread that spins keeps the very one it waits for from its CPU (docs/cluster.md has what this costs). */
+static const char spin_count[] = "3000";
+
 static void forget_inherited(const char *names)
 {
     char copy[256];
@@ -219,19 +223,6 @@ static void set_default(char *names, size_t room, const char *name, const char *
     if (setenv(name, value, 1) == 0) snprintf(names + used, room - used, " %s", name);
 }
 
-/* Whether somebody else uses the CPUs: in the last ten seconds, for a tenth of the time or more, something that could run waited
- * for one. Spinning threads then take the CPU from the very thread they wait for: ten times slower was seen. */
-static bool cpus_are_contended(void)
-{
-    FILE *f = fopen("/proc/pressure/cpu", "re");
-    double share = 0;
-
-    if (!f) return false;
-    if (fscanf(f, "some avg10=%lf", &share) != 1) share = 0;
-    fclose(f);
-    return share >= 10;
-}
-
 static void start_again(char **argv)
 {
     char self[PATH_ROOM];
@@ -253,7 +244,6 @@ void topology_environment(char **argv)
     char names[256], number[16];
     char *rest;
     int threads;
-    bool spin;
 
     if (argv[0] && argv[1] && !strcmp(argv[1], "launch")) return; /* it only waits */
     if (j.launcher) {
@@ -274,8 +264,10 @@ void topology_environment(char **argv)
     set_default(names, sizeof names, "OPENBLAS_CORETYPE", openblas_core());
     set_default(names, sizeof names, "OPENBLAS_NUM_THREADS", "1");
     set_default(names, sizeof names, "OMP_NUM_THREADS", number);
-    spin = (j.bound || j.n_local * threads <= topology_cpus()) && !cpus_are_contended();
-    set_default(names, sizeof names, "OMP_WAIT_POLICY", spin ? "active" : "passive");
+    if (!j.bound && j.n_local * threads > topology_cpus())
+        set_default(names, sizeof names, "OMP_WAIT_POLICY", "passive");
+    else if (threads > 1 && !getenv("OMP_WAIT_POLICY"))
+        set_default(names, sizeof names, "GOMP_SPINCOUNT", spin_count);
     if (strlen(names) == none) return; /* the user has set them all */
     if (setenv(guard, names, 1) == 0) start_again(argv);
 }

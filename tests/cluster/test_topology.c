@@ -29,6 +29,7 @@ static const char *const variables[] = { "OMPI_COMM_WORLD_SIZE",
                                          "SLURM_CPUS_PER_TASK",
                                          "OMP_NUM_THREADS",
                                          "OMP_WAIT_POLICY",
+                                         "GOMP_SPINCOUNT",
                                          "OPENBLAS_NUM_THREADS",
                                          "OPENBLAS_CORETYPE",
                                          "SAMFORGE_ENVIRONMENT" };
@@ -116,10 +117,10 @@ static void the_mask_counts(void **state)
 
 static int print_environment(void)
 {
-    static const char *const shown[] = { "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+    static const char *const shown[] = { "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
                                          "OPENBLAS_NUM_THREADS", "SAMFORGE_ENVIRONMENT" };
 
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         const char *v = getenv(shown[i]);
 
         printf("%s=%s;", shown[i], v ? v : "-");
@@ -151,8 +152,8 @@ static void it_starts_again_with_what_libraries_need(void **state)
 
     (void)state;
     start_self();
-    /* active, or passive where others use the CPUs */
-    snprintf(expected, sizeof expected, "OMP_NUM_THREADS=%d;OMP_WAIT_POLICY=", topology_cpus());
+    snprintf(expected, sizeof expected, "OMP_NUM_THREADS=%d;OMP_WAIT_POLICY=-;GOMP_SPINCOUNT=%s;",
+             topology_cpus(), topology_cpus() > 1 ? "3000" : "-");
     assert_non_null(strstr(seen, expected));
     assert_non_null(strstr(seen, "OPENBLAS_NUM_THREADS=1;SAMFORGE_ENVIRONMENT="));
     /* in the same process */
@@ -166,7 +167,7 @@ static void what_the_user_set_stays(void **state)
     setenv("OMP_NUM_THREADS", "3", 1);
     setenv("OMP_WAIT_POLICY", "passive", 1);
     start_self();
-    assert_non_null(strstr(seen, "OMP_NUM_THREADS=3;OMP_WAIT_POLICY=passive;"));
+    assert_non_null(strstr(seen, "OMP_NUM_THREADS=3;OMP_WAIT_POLICY=passive;GOMP_SPINCOUNT=-;"));
 }
 
 /* A parent's own settings are not the user's: here one that ran on 64 threads starts a rank among many. */
