@@ -114,9 +114,13 @@ static enum status read_text(const char *path, char **text, int64_t *n)
     enum status s = OK;
     struct stat st;
 
+    if (fd < 0 && errno == ENOENT)
+        FAIL(E_MISSING,
+             "shards: there is no %s; name a folder in which samforge pack has packed all it was "
+             "given",
+             path);
     if (fd < 0)
-        FAIL(E_IO,
-             "shard: cannot open %s: %s; pack writes it into a folder of shards when all is packed",
+        FAIL(E_IO, "shard: cannot open %s: %s; make it readable, or name another folder of shards",
              path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size > SHARD_MANIFEST_MAX) {
         close(fd);

@@ -67,7 +67,10 @@ static enum status find_kind(const char *path, enum kind *kind)
     char head[HEAD];
     struct stat st;
 
-    if (stat(path, &st) != 0) FAIL(E_IO, "inspect: %s: %s", path, strerror(errno));
+    if (stat(path, &st) != 0)
+        FAIL(E_MISSING,
+             "inspect: %s: %s; name a folder of shards, a run's folder, a checkpoint or weights",
+             path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
         *kind = is_shard_folder(path) || is_half_packed(path) ? KIND_SHARDS : KIND_CHECKPOINT;
         return OK;

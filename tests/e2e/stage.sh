@@ -31,6 +31,22 @@ quietly() {
     }
 }
 
+# ends CODE NAME COMMAND…: with that exit code; its output is in $stage/NAME.log
+ends() {
+    wanted=$1 log=$stage/$2.log rc=0
+    shift 2
+    "$@" >"$log" 2>&1 || rc=$?
+    [ $rc = "$wanted" ] || {
+        tail -n 20 "$log"
+        die "$* ended with $rc, not $wanted"
+    }
+}
+
+# says TEXT…: what the last of these has said, as patterns of grep
+says() {
+    for text in "$@"; do grep -q -- "$text" "$log" || die "$log does not say: $text"; done
+}
+
 # needs_ranks: several ranks, or nothing to test
 needs_ranks() {
     command -v mpirun >/dev/null || {
