@@ -6,17 +6,24 @@
 #include "kernels/base/log.h"
 #include "kernels/plugin.h"
 #include "trainer/agree.h"
+#include "trainer/nearest.h"
 
 static const char *const names[DEVICE_COUNT] = { "auto", "cpu", "ref", "cuda", "emu" };
 
 enum status device_named(const char *name, int *choice)
 {
-    for (int i = 0; i < DEVICE_COUNT; i++)
+    struct nearest near = nearest_start(name);
+    char hint[NEAREST_TEXT];
+
+    for (int i = 0; i < DEVICE_COUNT; i++) {
         if (strcmp(names[i], name) == 0) {
             *choice = i;
             return OK;
         }
-    FAIL(E_USAGE, "no device is called \"%s\": auto, cpu, ref, cuda or emu", name);
+        nearest_offer(&near, names[i]);
+    }
+    FAIL(E_USAGE, "no device is called \"%s\": auto, cpu, ref, cuda or emu%s", name,
+         nearest_text(&near, "", hint));
 }
 
 /* *id: of the GPU; 0 on hosts. */

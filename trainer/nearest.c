@@ -1,9 +1,26 @@
 #include "trainer/nearest.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { LENGTH_MAX = 64 }; /* longer names are not compared: nobody mistypes those */
+
+/* Words of other programs, and the names that mean the same here. */
+static const struct {
+    const char *typed, *name;
+} aliases[] = {
+    { "gpu", "cuda" },    { "nvidia", "cuda" },   { "fp32", "f32" },
+    { "float32", "f32" }, { "bfloat16", "bf16" }, { "true", "on" },
+    { "yes", "on" },      { "false", "off" },     { "no", "off" },
+};
+
+static bool is_alias(const char *typed, const char *name)
+{
+    for (size_t i = 0; i < sizeof aliases / sizeof *aliases; i++)
+        if (strcmp(aliases[i].typed, typed) == 0 && strcmp(aliases[i].name, name) == 0) return true;
+    return false;
+}
 
 static int least(int a, int b)
 {
@@ -42,7 +59,7 @@ struct nearest nearest_start(const char *typed)
 
 void nearest_offer(struct nearest *n, const char *name)
 {
-    const int d = distance(n->typed, name);
+    const int d = is_alias(n->typed, name) ? 0 : distance(n->typed, name);
 
     if (d >= n->distance) return;
     n->distance = d;

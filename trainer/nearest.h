@@ -12,7 +12,7 @@ struct nearest {
 struct nearest nearest_start(const char *typed);
 
 /* Keeps name when it is nearer than what came before: edits, letters swapped with their neighbour
- * counting as one. */
+ * counting as one; a word that means name elsewhere, as gpu means cuda, counts as none. */
 void nearest_offer(struct nearest *n, const char *name);
 
 /* "; did you mean NAME?" or "" into buf; returns buf. */

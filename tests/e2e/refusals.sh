@@ -14,4 +14,11 @@ done
 ends 2 inspect "$samforge" inspect "$stage/nowhere"
 says "name a folder of shards"
 [ ! -e "$stage/none" ] || die "a refused run left its folder behind"
+say "a device that goes by another name here"
+ends 2 gpu "$samforge" train "$config" data.train="$stage/train" run.device=gpu
+says "did you mean cuda?"
+ends 2 gpu "$samforge" bench step "$config" --device gpu
+says "did you mean cuda?"
+ends 2 fp32 "$samforge" train "$config" data.train="$stage/train" run.precision=fp32
+says "did you mean f32?"
 echo "passed"
