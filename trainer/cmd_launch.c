@@ -115,6 +115,22 @@ static enum status status_of(int exit_code)
          exit_code > 128 ? " (128 and a signal)" : "");
 }
 
+/* named: whether a command's first word is train or eval; without either it is train's. */
+static enum status check_command(const char *word, bool *named)
+{
+#define COMMAND_NAME(name, summary) #name,
+    static const char *const commands[] = { COMMAND_LIST(COMMAND_NAME) };
+#undef COMMAND_NAME
+
+    *named = strcmp(word, "train") == 0 || strcmp(word, "eval") == 0;
+    for (size_t i = 0; !*named && i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(word, commands[i]) == 0)
+            FAIL(E_USAGE,
+                 "launch runs train or eval on its ranks, not %s: say samforge %s … without launch",
+                 word, word);
+    return OK;
+}
+
 /* A restart goes on from what the first start saved: --fresh is for that one alone. */
 static void without_fresh(char **to, char *const *from)
 {
@@ -129,7 +145,7 @@ enum status cmd_launch(int argc, char **argv)
     const int own = own_words(argc, argv);
     int rest = own, n = 0, n_arguments, exit_code = 0;
     char **arguments, **words, **again;
-    bool done = false;
+    bool done = false, named;
     ssize_t length;
     enum status s;
 
@@ -137,6 +153,7 @@ enum status cmd_launch(int argc, char **argv)
     if (done) return OK;
     if (rest < argc && strcmp(argv[rest], "--") == 0) rest++;
     if (rest >= argc) FAIL(E_USAGE, "launch what? See samforge launch --help");
+    TRY(check_command(argv[rest], &named));
     length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length < 0) FAIL(E_FAILED, "cannot find the program's own file: is /proc mounted?");
     self[length] = 0;
@@ -145,7 +162,7 @@ enum status cmd_launch(int argc, char **argv)
     if (!words) FAIL(E_MEMORY, "%d words", argc - rest);
     again = words + argc - rest + 3;
     words[n++] = self;
-    if (strcmp(argv[rest], "train") != 0 && strcmp(argv[rest], "eval") != 0) words[n++] = train;
+    if (!named) words[n++] = train;
     for (int i = rest; i < argc; i++) words[n++] = argv[i];
 
     without_fresh(again, words);
