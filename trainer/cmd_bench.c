@@ -15,6 +15,7 @@
 #include "trainer/command.h"
 #include "trainer/config.h"
 #include "trainer/device.h"
+#include "trainer/nearest.h"
 #include "trainer/options.h"
 
 /* What the machine can do, measured in the same run as everything it is compared with; 0 on devices where it is not. */
@@ -208,6 +209,38 @@ static enum status time_step(struct bench_step *step, bool ops, bool json)
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */
+enum what { BENCH_STEP, BENCH_OPS, BENCH_LOADER, BENCH_COUNT };
+
+static enum status find_what(const char *word, enum what *what)
+{
+    static const char *const names[BENCH_COUNT] = { "step", "ops", "loader" };
+    struct nearest near = nearest_start(word);
+    char hint[NEAREST_TEXT];
+
+    for (int i = 0; i < BENCH_COUNT; i++) {
+        if (strcmp(word, names[i]) == 0) {
+            *what = (enum what)i;
+            return OK;
+        }
+        nearest_offer(&near, names[i]);
+    }
+    FAIL(E_USAGE,
+         "bench times a step, its ops or the loader, not %s%s: say samforge bench step CONFIG (see "
+         "samforge bench --help)",
+         word, nearest_text(&near, "", hint));
+}
+
+/* What the loader has no use for is not passed over in silence. */
+static enum status check_loader(int n_arguments, bool count, const char *device)
+{
+    if (count || device)
+        FAIL(E_USAGE, "bench loader runs on the CPU and is timed, not counted: leave out --%s",
+             count ? "count" : "device");
+    if (n_arguments > 2)
+        FAIL(E_USAGE, "bench loader wants the folder of shards alone; it reads no configuration");
+    return OK;
+}
+
 enum status cmd_bench(int argc, char **argv)
 {
     struct config c;
@@ -254,21 +287,22 @@ enum status cmd_bench(int argc, char **argv)
         .max_arguments = -1,
     };
     char **arguments;
+    enum what what = BENCH_STEP;
     bool ops;
     int n;
 
     TRY(options_parse(&spec, argc, argv, &arguments, &n, &done));
     if (done) return OK;
-    ops = strcmp(arguments[0], "ops") == 0;
-    if (strcmp(arguments[0], "loader") == 0) {
+    TRY(find_what(arguments[0], &what));
+    ops = what == BENCH_OPS;
+    if (what == BENCH_LOADER) {
+        TRY(check_loader(n, count, device));
         loader.threads = (int)threads;
         TRY(bench_loader_run(&loader, arguments[1]));
         if (json) return loader_json(&loader);
         print_loader(&loader);
         return OK;
     }
-    if (!ops && strcmp(arguments[0], "step") != 0)
-        FAIL(E_USAGE, "bench knows step, ops and loader, not \"%s\"", arguments[0]);
     TRY(config_load(&c, arguments[1], arguments + 2, n - 2));
     if (device) TRY(device_named(device, &c.run_device));
     return count ? count_step(&c, json) : time_step(&step, ops, json);
