@@ -183,7 +183,9 @@ static enum status read_text(const char *path, struct lineage *me, char **text, 
     int problem = 0;
     char *p;
 
-    if (fd < 0) FAIL(E_CONFIG, "%s: %s", path, strerror(errno));
+    if (fd < 0)
+        FAIL(E_CONFIG, "%s: %s; name a configuration, such as configs/micro.yaml, by its path",
+             path, strerror(errno));
     p = malloc(YAML_BYTES_MAX + 1);
     *n = 0;
     if (!p || fstat(fd, &info) != 0) problem = errno;

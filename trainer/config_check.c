@@ -74,10 +74,12 @@ static enum status check_run(const struct config *c)
     const int64_t tokens = config_tokens(c);
 
     if (c->run_absorb == SWITCH_ON && tokens > DECODER_TOKENS_MAX)
-        FAIL(E_CONFIG,
-             "run.absorb=on takes at most %d tokens a mask, but train.rounds %lld come to %lld; "
-             "say fewer train.rounds, or run.absorb=auto, which absorbs where they fit",
-             DECODER_TOKENS_MAX, (long long)c->train_rounds, (long long)tokens);
+        FAIL(
+            E_CONFIG,
+            "run.absorb=on takes at most %d tokens a mask, but train.rounds %lld come to %lld; say "
+            "train.rounds=%lld or fewer, or run.absorb=auto, which absorbs where they fit",
+            DECODER_TOKENS_MAX, (long long)c->train_rounds, (long long)tokens,
+            (long long)c->train_rounds - (tokens - DECODER_TOKENS_MAX)); /* a round is a click */
     return OK;
 }
 
