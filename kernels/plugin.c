@@ -45,18 +45,28 @@ static bool own_folder(char folder[PATH_ROOM])
     return true;
 }
 
+static const char cure_named[] =
+    ": let it name the " PLUGIN_FILE " that was built with this program, or unset it";
+
+static const char *named_file(void)
+{
+    const char *named = getenv("SAMFORGE_PLUGIN");
+
+    return named && *named ? named : NULL;
+}
+
 /* The module's path; false when there is no such file. */
 static bool find_file(char path[PATH_ROOM + 64])
 {
     static const char *const places[] = { "%s/" PLUGIN_FILE, "%s/../lib/samforge/" PLUGIN_FILE };
-    const char *named = getenv("SAMFORGE_PLUGIN");
+    const char *named = named_file();
     char folder[PATH_ROOM];
 
-    if (named && *named) {
+    if (named) {
         snprintf(path, PATH_ROOM + 64, "%s", named);
         if (access(path, R_OK) == 0) return true;
         snprintf(plugin.reason, sizeof plugin.reason,
-                 "SAMFORGE_PLUGIN names %.300s, which cannot be read", named);
+                 "SAMFORGE_PLUGIN names %.300s, which cannot be read%s", named, cure_named);
         return false;
     }
     if (own_folder(folder)) {
@@ -99,7 +109,9 @@ static const struct plugin_table *open_module(void)
     if (!symbol) {
         const char *why = dlerror();
 
-        snprintf(plugin.reason, sizeof plugin.reason, "%.300s", why ? why : path);
+        snprintf(plugin.reason, sizeof plugin.reason, "%.300s%s%s", why ? why : path,
+                 named_file() ? "; SAMFORGE_PLUGIN names it" : "",
+                 named_file() ? cure_named : "; build it again, together with this program");
         return NULL;
     }
     memcpy(&entry, &symbol, sizeof entry); /* C has no cast from object to function */

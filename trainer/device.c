@@ -9,6 +9,9 @@
 #include "trainer/nearest.h"
 
 static const char *const names[DEVICE_COUNT] = { "auto", "cpu", "ref", "cuda", "emu" };
+static const char no_device[] =
+    "this program has no device %s: samforge_emu has, which the tests' build makes in tests/emu of "
+    "the build folder; cpu computes the same";
 
 enum status device_named(const char *name, int *choice)
 {
@@ -41,10 +44,7 @@ static enum status find(int choice, int local_rank, const struct ops **ops, uint
         if (!*ops) choice = DEVICE_CPU;
     }
     if (choice != DEVICE_AUTO && choice != DEVICE_CUDA) *ops = ops_find(names[choice]);
-    if (!*ops)
-        FAIL(E_NO_DEVICE,
-             "this program has no device %s: the tests build one that has, samforge_emu",
-             names[choice]);
+    if (!*ops) FAIL(E_NO_DEVICE, no_device, names[choice]);
     if (ops_missing(*ops, &missing) > 0)
         FAIL(E_NO_DEVICE, "device %s has no %s yet", (*ops)->name, missing);
     return (*ops)->open();
@@ -106,6 +106,6 @@ enum status device_for_planning(int choice, const struct ops **ops)
         choice = DEVICE_CPU;
     }
     *ops = ops_find(names[choice]);
-    if (!*ops) FAIL(E_NO_DEVICE, "this program has no device %s", names[choice]);
+    if (!*ops) FAIL(E_NO_DEVICE, no_device, names[choice]);
     return OK;
 }
