@@ -548,11 +548,12 @@ static void destroy(struct loop *l)
 static void say_what(const struct loop *l)
 {
     log_root(
-        "%s: %.2f M parameters, %lld images with %lld masks, %lld images a step on %d ranks of "
-        "%d threads, %.1f GFLOP a step, in %s",
+        "%s: %.2f M parameters, %lld images with %lld masks, %lld images a step on %d rank%s of "
+        "%d thread%s, %.1f GFLOP a step, in %s",
         l->c->model_name, 1e-6 * (double)l->learner.sam->params.n_trained,
         (long long)shard_set_images(l->train_set), (long long)shard_set_masks(l->train_set),
-        (long long)l->c->train_batch, l->comm->n_ranks, omp_get_max_threads(),
+        (long long)l->c->train_batch, l->comm->n_ranks, l->comm->n_ranks == 1 ? "" : "s",
+        omp_get_max_threads(), omp_get_max_threads() == 1 ? "" : "s",
         1e-9 * l->cost.step_flops_reference,
         l->c->run_precision == PRECISION_BF16 ? "bf16" : "f32");
 }

@@ -28,7 +28,7 @@ in_run auto run.device=auto
 says "device: the CPU, since the fake has no GPU"
 opened
 grep -q 'device: *"*cpu' "$stage/auto/config.resolved.yaml" || die "what auto meant was not written down"
-says "in f32"
+says "on 1 rank of" "in f32"
 in_run auto run.device=cpu run.precision=f32 run.absorb=off # what auto meant
 says "resumed at step 1"
 code=2

@@ -21,4 +21,39 @@ ends 2 gpu "$samforge" bench step "$config" --device gpu
 says "did you mean cuda?"
 ends 2 fp32 "$samforge" train "$config" data.train="$stage/train" run.precision=fp32
 says "did you mean f32?"
+say "commands that are none"
+ends 2 launch "$samforge" launch -n 2 pack "$stage/tars" "$stage/none"
+says "launch runs train or eval" "not pack"
+ends 2 launch "$samforge" launch -n 2 plan "$config"
+says "not plan"
+ends 2 bench "$samforge" bench stpe "$config"
+says "did you mean step?" "bench --help"
+ends 2 loader "$samforge" bench loader "$stage/train" --count
+says "leave out --count"
+ends 2 loader "$samforge" bench loader "$stage/train" --device cpu
+says "leave out --device"
+ends 2 loader "$samforge" bench loader "$stage/train" train.batch=2
+says "folder of shards alone"
+for command in train plan "bench step"; do
+    # shellcheck disable=SC2086
+    ends 2 missing "$samforge" $command configs/none.yaml
+    says "none.yaml: No such file or directory; name a configuration"
+done
+
+say "settings that do not fit"
+ends 2 absorb "$samforge" plan "$config" run.absorb=on train.rounds=40
+says "come to 45; say train.rounds=11 or fewer"
+ends 0 absorb "$samforge" plan "$config" run.absorb=on train.rounds=11
+ends 2 absorb "$samforge" plan "$config" run.absorb=on train.rounds=12
+
+say "devices that are not there"
+ends 3 emu "$samforge" bench step "$config" --device emu
+says "samforge_emu has" "cpu computes the same"
+ends 3 emu "$samforge" plan "$config" run.device=emu
+says "samforge_emu has"
+echo nothing >"$stage/rubbish.so"
+ends 3 elf env SAMFORGE_PLUGIN="$stage/rubbish.so" "$samforge" bench step "$config" --device cuda
+says "rubbish.so" "or unset it"
+ends 3 elf env SAMFORGE_PLUGIN="$stage/nowhere.so" "$samforge" bench step "$config" --device cuda
+says "nowhere.so" "or unset it"
 echo "passed"
