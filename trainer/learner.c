@@ -90,6 +90,21 @@ static enum status create_sync(struct learner *l, struct comm *c)
     return OK;
 }
 
+enum status learner_check(const struct config *c, const struct ops *ops, int n_ranks)
+{
+    if (c->run_graph != SWITCH_ON) return OK;
+    if (!ops->record_begin)
+        FAIL(E_CONFIG,
+             "run.graph=on: device %s has no graphs; run.graph=auto uses one where it can",
+             ops->name);
+    if (ops->host_memory || n_ranks > 1 || c->train_batch > 1)
+        FAIL(E_CONFIG,
+             "run.graph=on: device %s records a step of one image on one rank only; say "
+             "train.batch=1 on one rank, or run.graph=auto, which uses a graph where it can",
+             ops->name);
+    return OK;
+}
+
 static bool can_record(const struct learner *l)
 {
     return !l->sync && l->sam->ops->record_begin;
@@ -101,26 +116,17 @@ void learner_use_graph(struct learner *l, bool on)
     l->graph = on && can_record(l) && l->config->run_graph != SWITCH_OFF;
 }
 
-static enum status choose_graph(struct learner *l)
-{
-    if (l->config->run_graph == SWITCH_ON && !can_record(l))
-        FAIL(E_CONFIG, "run.graph=on: device %s%s; run.graph=auto uses a graph where it can",
-             l->sam->ops->name,
-             l->sam->ops->record_begin ? " records a step of one image on one rank only"
-                                       : " has no graphs");
-    learner_use_graph(l, true);
-    return OK;
-}
-
 enum status learner_create(struct learner *l, const struct config *config, const struct ops *ops,
                            struct comm *c)
 {
     *l = (struct learner){ .config = config };
+    TRY(learner_check(config, ops, c->n_ranks));
     TRY(create_model(l, ops));
     TRY(create_state(l, ops));
     TRY(create_segments(l));
     TRY(create_sync(l, c));
-    return choose_graph(l);
+    learner_use_graph(l, true);
+    return OK;
 }
 
 void learner_destroy(struct learner *l)

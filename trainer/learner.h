@@ -36,6 +36,9 @@ struct learner {
     int64_t update;                 /* number of the prepared step's update */
 };
 
+/* Local. E_CONFIG when the configuration demands a step that this device cannot make on so many ranks; create asks it too. */
+enum status learner_check(const struct config *c, const struct ops *ops, int n_ranks) MUST_CHECK;
+
 /* Collective. Weights and moments are zero. Keeps c. */
 enum status learner_create(struct learner *l, const struct config *config, const struct ops *ops,
                            struct comm *c) MUST_CHECK;
