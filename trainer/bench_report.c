@@ -276,22 +276,22 @@ static json_t *launches_json(const struct bench_count *n)
     return j;
 }
 
-json_t *report_account_json(const struct config *c, const struct cost *k, const struct account *a,
-                            const struct bench_count *n)
+json_t *report_account_json(const struct config *c, const struct ops *ops, const struct cost *k,
+                            const struct account *a, const struct bench_count *n)
 {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, "
-                     "s:o, s:o, s:o}",
-                     "model", c->model_name, "precision", dtype_name(k->compute), "images",
-                     (json_int_t)c->train_batch, "masks", (json_int_t)c->train_masks, "rounds",
-                     (json_int_t)c->train_rounds, "flops", k->step_flops, "flops_reference",
-                     k->step_flops_reference, "phases", phases_json(a), "rows", rows_json(a),
-                     "roofline", roofline_json(a), "decoder_bytes", decoder_bytes(a),
-                     "decoder_scratch_bytes", decoder_scratch(a), "attention_tensor_bytes",
-                     a->attention_tensor, "attention_scratch_bytes", a->attention_scratch,
-                     "attention_scores_bytes", a->attention_scores, "launches",
-                     n ? json_integer((json_int_t)n->n_launches) : json_null(),
-                     "launches_by_kernel", launches_json(n), "memory",
-                     n ? json_integer((json_int_t)n->memory) : json_null());
+    return json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, "
+        "s:o, s:o, s:o}",
+        "model", c->model_name, "device", ops->name, "precision", dtype_name(k->compute), "images",
+        (json_int_t)c->train_batch, "masks", (json_int_t)c->train_masks, "rounds",
+        (json_int_t)c->train_rounds, "flops", k->step_flops, "flops_reference",
+        k->step_flops_reference, "phases", phases_json(a), "rows", rows_json(a), "roofline",
+        roofline_json(a), "decoder_bytes", decoder_bytes(a), "decoder_scratch_bytes",
+        decoder_scratch(a), "attention_tensor_bytes", a->attention_tensor,
+        "attention_scratch_bytes", a->attention_scratch, "attention_scores_bytes",
+        a->attention_scores, "launches", n ? json_integer((json_int_t)n->n_launches) : json_null(),
+        "launches_by_kernel", launches_json(n), "memory",
+        n ? json_integer((json_int_t)n->memory) : json_null());
 }
 
 /* ---- measured on a device ------------------------------------------------------------------- */

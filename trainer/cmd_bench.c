@@ -15,6 +15,7 @@
 #include "trainer/command.h"
 #include "trainer/config.h"
 #include "trainer/device.h"
+#include "trainer/learner.h"
 #include "trainer/nearest.h"
 #include "trainer/options.h"
 
@@ -173,14 +174,15 @@ static enum status count_step(const struct config *c, bool json)
     struct bench_count count;
     const struct bench_count *counted = NULL;
 
-    TRY(device_for_planning(c->run_device, &ops));
+    TRY(device_for_counting(c->run_device, &ops));
+    TRY(learner_check(c, ops, 1));
     TRY(cost_of(c, ops, &cost));
     TRY(account_of(c, ops, &cost, &account));
     if (ops->count) {
         TRY(bench_count_run(&count, c, ops));
         counted = &count;
     }
-    if (json) return dump(report_account_json(c, &cost, &account, counted));
+    if (json) return dump(report_account_json(c, ops, &cost, &account, counted));
     printf("device %s, nothing was run\n", ops->name);
     report_account(c, &cost, &account, counted);
     if (!counted)
@@ -197,7 +199,7 @@ static enum status time_step(struct bench_step *step, bool ops, bool json)
 
     TRY(bench_step_run(step, ops));
     TRY(measure_limits(&l, step));
-    TRY(device_for_planning(step->config->run_device, &device));
+    TRY(device_for_counting(step->config->run_device, &device));
     TRY(cost_of(step->config, device, &cost));
     TRY(account_of(step->config, device, &cost, &account));
     if (json) return step_json(step, &l, &account);
@@ -257,7 +259,8 @@ enum status cmd_bench(int argc, char **argv)
         { "device", 0, OPTION_TEXT, &device, 0, 0, "NAME",
           "auto, cpu, ref, cuda or emu; default: run.device" },
         { "count", 0, OPTION_FLAG, &count, 0, 0, NULL,
-          "run nothing: FLOPs, bytes, launches and a roofline of one step" },
+          "run nothing: FLOPs, bytes, launches and a roofline of one step, on --device; cuda needs "
+          "its plugin, but no GPU" },
         { "side", 0, OPTION_INT, &step.side, 16, 65536, "N",
           "GPU: side of the product its limits are measured with; 16 N² bytes are copied" },
         { "frame", 0, OPTION_INT, &loader.frame, 16, 8192, "PIXELS", "loader: side of the frame" },

@@ -92,6 +92,17 @@ enum status device_open(const struct device_options *o, struct comm *c, const st
     return s;
 }
 
+enum status device_for_counting(int choice, const struct ops **ops)
+{
+    const char *missing = NULL;
+
+    if (choice != DEVICE_CUDA) return device_for_planning(choice, ops);
+    *ops = plugin_planning_ops();
+    if (!*ops) FAIL(E_NO_DEVICE, "device cuda: %s; cpu is counted everywhere", plugin_reason());
+    if (ops_missing(*ops, &missing) > 0) FAIL(E_NO_DEVICE, "device cuda has no %s yet", missing);
+    return OK;
+}
+
 enum status device_for_planning(int choice, const struct ops **ops)
 {
     const char *missing = NULL;

@@ -26,4 +26,7 @@ enum status device_open(const struct device_options *o, struct comm *c,
  * without a GPU too; where there is no module, and for auto without a GPU, the CPU's, said in the log. */
 enum status device_for_planning(int choice, const struct ops **ops) MUST_CHECK;
 
+/* The same where another device than the one asked for is no answer: E_NO_DEVICE without cuda's module. */
+enum status device_for_counting(int choice, const struct ops **ops) MUST_CHECK;
+
 #endif

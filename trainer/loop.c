@@ -369,12 +369,13 @@ static enum status open_device(struct loop *l)
 
     TRY(device_open(&device, l->comm, &l->ops));
     model_resolve(&l->config, l->ops);
-    return device_named(l->ops->name, &l->config.run_device);
+    TRY(device_named(l->ops->name, &l->config.run_device));
+    TRY(learner_check(l->c, l->ops, l->comm->n_ranks)); /* before a folder is made for it */
+    return cost_of(l->c, l->ops, &l->cost);
 }
 
 static enum status create_learner(struct loop *l)
 {
-    TRY(cost_of(l->c, l->ops, &l->cost));
     TRY(learner_create(&l->learner, l->c, l->ops, l->comm));
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
     l->counts = calloc((size_t)l->comm->n_ranks, sizeof *l->counts);

@@ -58,7 +58,16 @@ untouched
 with_mark 3 bench-cuda "$samforge" bench step "$config" --steps 1 run.device=cuda
 says "device cuda: the fake has no GPU"
 
+# counting asks the module for shapes alone, and says whose step it counted
+with_mark 0 count-auto "$samforge" bench step "$config" --count --json run.device=auto
+says '"device": "cpu"' '"precision": "F32"'
+with_mark 3 count-cuda "$samforge" bench step "$config" --count --device cuda --json # the fake has no kernels
+says "device cuda has no linear_fwd"
+opened
+
 SAMFORGE_PLUGIN=$stage/nothing
+with_mark 3 count-missing "$samforge" bench step "$config" --count --device cuda --json
+says "device cuda" "cpu is counted everywhere"
 in_run missing run.device=cuda
 says "cannot be read"
 SAMFORGE_PLUGIN=$fakes/libfake_plugin_2.so
@@ -82,6 +91,9 @@ else
     [ $rc = 3 ] || die "run.device=cuda ended with $rc: $(tail -n 3 "$stage/own.log")"
     say "$(grep -o 'device cuda: .*' "$stage/own.log")"
 fi
+rc=0
+"$samforge" bench step "$config" --count --device cuda --json >"$stage/count.log" 2>&1 || rc=$?
+[ $rc = 3 ] || grep -q '"device": "cuda"' "$stage/count.log" || die "bench --count --device cuda ended with $rc: $(tail -n 3 "$stage/count.log")"
 # a plan asks for shapes alone, whatever is there
 with_mark 0 plan "$samforge" plan "$config" run.device=cuda run.precision=auto
 echo "passed"

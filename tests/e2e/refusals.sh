@@ -13,7 +13,6 @@ for what in empty nowhere; do
 done
 ends 2 inspect "$samforge" inspect "$stage/nowhere"
 says "name a folder of shards"
-[ ! -e "$stage/none" ] || die "a refused run left its folder behind"
 say "a device that goes by another name here"
 ends 2 gpu "$samforge" train "$config" data.train="$stage/train" run.device=gpu
 says "did you mean cuda?"
@@ -46,6 +45,14 @@ says "come to 45; say train.rounds=11 or fewer"
 ends 0 absorb "$samforge" plan "$config" run.absorb=on train.rounds=11
 ends 2 absorb "$samforge" plan "$config" run.absorb=on train.rounds=12
 
+for setting in run.graph=on run.precision=bf16; do
+    ends 2 setting "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/none" $setting
+    says "device cpu"
+    ends 2 setting "$samforge" bench step "$config" $setting
+    ends 2 setting "$samforge" bench step "$config" $setting --count
+    says "device cpu"
+done
+
 say "devices that are not there"
 ends 3 emu "$samforge" bench step "$config" --device emu
 says "samforge_emu has" "cpu computes the same"
@@ -56,4 +63,5 @@ ends 3 elf env SAMFORGE_PLUGIN="$stage/rubbish.so" "$samforge" bench step "$conf
 says "rubbish.so" "or unset it"
 ends 3 elf env SAMFORGE_PLUGIN="$stage/nowhere.so" "$samforge" bench step "$config" --device cuda
 says "nowhere.so" "or unset it"
+[ ! -e "$stage/none" ] || die "a refused run left its folder behind"
 echo "passed"
