@@ -82,6 +82,9 @@ struct checkpoint;
 enum status checkpoint_open(struct checkpoint **k, const char *path) MUST_CHECK;
 void checkpoint_close(struct checkpoint *k); /* accepts NULL */
 
+/* Of a run's folder: how many checkpoints of later steps do not verify. */
+int checkpoint_damaged(const struct checkpoint *k);
+
 struct checkpoint_manifest;
 const struct checkpoint_manifest *checkpoint_manifest(const struct checkpoint *k);
 

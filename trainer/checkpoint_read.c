@@ -17,11 +17,17 @@
 struct checkpoint {
     struct checkpoint_manifest m;
     char folder[DURABLE_PATH];
+    int n_damaged;
 };
 
 const struct checkpoint_manifest *checkpoint_manifest(const struct checkpoint *k)
 {
     return &k->m;
+}
+
+int checkpoint_damaged(const struct checkpoint *k)
+{
+    return k->n_damaged;
 }
 
 void checkpoint_close(struct checkpoint *k)
@@ -82,8 +88,12 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
         s = open_folder(k, l.at[i].path);
         if (s != OK) log_warn("%s is damaged and not used", l.at[i].path);
     }
+    for (int i = 0; i < l.n && s == OK; i++)
+        (*k)->n_damaged += l.at[i].step > (*k)->m.counters.step;
     checkpoint_folders_destroy(&l);
-    if (s != OK) FAIL(s, "%s holds no checkpoint that verifies", path);
+    if (s != OK)
+        FAIL(s, "%s holds no checkpoint that verifies: restore one from a copy, or train anew",
+             path);
     return OK;
 }
 
@@ -172,10 +182,11 @@ static enum status describe_json(const struct checkpoint *k, FILE *f)
         json_array_append_new(tensors,
                               json_pack("{ss so}", "name", m->tensor[i].name, "shape", dims));
     }
-    root = json_pack("{ss ss ss ss si sI sI so so ss sb}", "kind", "checkpoint", "path", k->folder,
-                     "run", m->run, "written", m->written, "n_ranks", m->n_ranks, "values",
-                     (json_int_t)m->n, "bytes", (json_int_t)total_bytes(m), "counters", counters,
-                     "tensors", tensors, "config", m->config, "verified", 1);
+    root = json_pack("{ss ss ss ss si sI sI so so ss sb si}", "kind", "checkpoint", "path",
+                     k->folder, "run", m->run, "written", m->written, "n_ranks", m->n_ranks,
+                     "values", (json_int_t)m->n, "bytes", (json_int_t)total_bytes(m), "counters",
+                     counters, "tensors", tensors, "config", m->config, "verified", 1,
+                     "newer_damaged", k->n_damaged);
     bad = !root || json_dumpf(root, f, JSON_INDENT(1)) != 0 || fputc('\n', f) == EOF;
     json_decref(root);
     if (bad) FAIL(E_IO, "the description could not be written");

@@ -1,6 +1,7 @@
 #include "trainer/command.h"
 
 #include "trainer/checkpoint.h"
+#include "trainer/checkpoint_manifest.h"
 #include "trainer/inspect_shards.h"
 #include "trainer/options.h"
 #include "trainer/safetensors.h"
@@ -186,12 +187,24 @@ static enum status inspect_weights(const char *path, bool verify, bool json)
 static enum status inspect_checkpoint(const char *path, bool json)
 {
     struct checkpoint *k;
+    int64_t step;
+    int damaged;
     enum status s;
 
     TRY(checkpoint_open(&k, path));
+    damaged = checkpoint_damaged(k);
+    step = checkpoint_manifest(k)->counters.step;
     s = checkpoint_describe(k, stdout, json);
     checkpoint_close(k);
-    return s;
+    TRY(s);
+    if (damaged > 0)
+        FAIL(
+            E_CORRUPT,
+            "inspect: %s: %d newer checkpoint%s damaged, and what is shown is the last one before, "
+            "of step %" PRId64 ", from which the run would go on: restore what is damaged from a "
+            "copy, or remove it",
+            path, damaged, damaged == 1 ? " is" : "s are", step);
+    return OK;
 }
 
 enum status cmd_inspect(int argc, char **argv)
@@ -215,8 +228,10 @@ enum status cmd_inspect(int argc, char **argv)
                     "samforge inspect shards/shard-00000-000.h5 --draw 3 overlay.png\n"
                     "samforge inspect runs/demo\n"
                     "samforge inspect sam_vit_b.safetensors --json\n",
-        .notes = "PATH is a folder of shards or one of them, a run's folder or one of its\n"
-                 "checkpoints, or a safetensors file. The exit code is 4 when it is damaged.\n",
+        .notes =
+            "PATH is a folder of shards or one of them, a run's folder or one of its\n"
+            "checkpoints, or a safetensors file. The exit code is 4 when it is damaged; of a run\n"
+            "the newest checkpoint that verifies is shown all the same.\n",
         .rows = rows,
         .min_arguments = 1,
         .max_arguments = 2,

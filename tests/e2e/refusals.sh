@@ -63,5 +63,19 @@ ends 3 elf env SAMFORGE_PLUGIN="$stage/rubbish.so" "$samforge" bench step "$conf
 says "rubbish.so" "or unset it"
 ends 3 elf env SAMFORGE_PLUGIN="$stage/nowhere.so" "$samforge" bench step "$config" --device cuda
 says "nowhere.so" "or unset it"
+say "a run whose newest checkpoint is damaged"
+ends 0 run "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/run"
+ends 0 inspect "$samforge" inspect "$stage/run"
+says "step 8,"
+for file in rank-0000.h5 manifest.json; do
+    rm -rf "$stage/copy"
+    cp -r "$stage/run" "$stage/copy"
+    printf damage | dd of="$stage/copy/checkpoints/step-00000008/$file" bs=1 seek=300 conv=notrunc status=none
+    ends 4 inspect "$samforge" inspect "$stage/copy"
+    says "step 6," "1 newer checkpoint is damaged" "restore"
+    ends 4 inspect "$samforge" inspect "$stage/copy" --json
+    says '"newer_damaged": 1'
+done
+
 [ ! -e "$stage/none" ] || die "a refused run left its folder behind"
 echo "passed"
