@@ -14,18 +14,19 @@
 /* ---- does it belong here? ---------------------------------------------------------------------
  */
 
-/* Names the fields that differ, for people; silent when a text does not parse. */
-static void tell_difference(const struct checkpoint_state *s, const struct checkpoint_manifest *m)
+/* For people: the fields that differ, and what to add to the command. Both stay when a text does not parse. */
+static void find_difference(const struct checkpoint_state *s, const struct checkpoint_manifest *m,
+                            char text[CONFIG_TEXT], char settings[CONFIG_SETTINGS])
 {
     struct config then, now;
-    char text[CONFIG_TEXT];
 
     config_defaults(&then);
     config_defaults(&now);
     if (config_parse(&then, m->config, (int64_t)strlen(m->config), "checkpoint") != OK ||
         config_parse(&now, s->config_text, (int64_t)strlen(s->config_text), "run") != OK)
         return;
-    log_error("what differs (checkpoint → now): %s", config_difference(&then, &now, text));
+    config_difference(&then, &now, text);
+    config_settings(&then, &now, settings);
 }
 
 static bool same_tensor(const struct checkpoint_tensor *a, const struct checkpoint_tensor *b)
@@ -64,11 +65,15 @@ static enum status check_origin(const struct checkpoint_state *s,
         FAIL(E_CORRUPT, "it belongs to run %s, and this is %s: copied from elsewhere", m->run,
              s->run_id);
     if (m->config_hash != s->config_hash && !accept.config) {
-        tell_difference(s, m);
-        FAIL(E_CONFIG,
-             "step %" PRId64 " was made with another configuration: undo that, begin anew with "
-             "--fresh, or set another run.folder",
-             m->counters.step);
+        char text[CONFIG_TEXT] = "something that cannot be read";
+        char settings[CONFIG_SETTINGS] = "the settings that it was made with";
+
+        find_difference(s, m, text, settings);
+        FAIL(
+            E_CONFIG,
+            "step %" PRId64 " was made with another configuration, which differs in %s: to go on "
+            "with it, add to the command %s; or begin anew with --fresh, or set another run.folder",
+            m->counters.step, text, *settings ? settings : "those settings");
     }
     if (m->data_hash != s->data_hash && !accept.data)
         FAIL(E_CONFIG,

@@ -410,6 +410,29 @@ const char *config_difference(const struct config *a, const struct config *b, ch
     return buf;
 }
 
+const char *config_settings(const struct config *a, const struct config *b,
+                            char buf[CONFIG_SETTINGS])
+{
+    size_t used = 0;
+
+    buf[0] = 0;
+    for (int i = 0; i < CONFIG_N_FIELDS; i++) {
+        char x[CONFIG_VALUE], y[CONFIG_VALUE];
+        const char *quote;
+
+        if (!changes_results(config_field(i))) continue;
+        if (strcmp(config_field_value(a, i, x), config_field_value(b, i, y)) == 0) continue;
+        quote = config_field(i)->kind == CONFIG_KIND_LIST ? "'" : "";
+        used += (size_t)snprintf(buf + used, CONFIG_SETTINGS - used, "%s%s%s=%s%s", used ? " " : "",
+                                 quote, config_field(i)->name, x, quote);
+        if (used >= CONFIG_SETTINGS) {
+            buf[0] = 0;
+            break;
+        }
+    }
+    return buf;
+}
+
 void config_help(FILE *f)
 {
     struct config c;

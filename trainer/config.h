@@ -200,6 +200,12 @@ uint64_t config_hash(const struct config *c);
 const char *config_difference(const struct config *a, const struct config *b,
                               char buf[CONFIG_TEXT]);
 
+/* What to add to a command that b comes of, so that its results are a's: "run.device=ref 'optim.milestones=[3]'", as a shell reads
+ * it, into buf. "" when nothing differs or it does not fit; returns buf. */
+enum { CONFIG_SETTINGS = 256 };
+const char *config_settings(const struct config *a, const struct config *b,
+                            char buf[CONFIG_SETTINGS]);
+
 /* The table for people: section.key, type, default, range, help. */
 void config_help(FILE *f);
 

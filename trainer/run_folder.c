@@ -127,7 +127,8 @@ static enum status check_same_config(const struct run_folder *f, uint64_t hash)
 {
     struct checkpoint_folders l;
     struct config then;
-    char path[DURABLE_PATH], text[CONFIG_TEXT] = "something that cannot be read";
+    char path[DURABLE_PATH], text[CONFIG_TEXT] = "something that cannot be read",
+                             settings[CONFIG_SETTINGS] = "";
     bool has_checkpoints;
 
     if (hash == config_hash(f->config)) return OK;
@@ -136,13 +137,15 @@ static enum status check_same_config(const struct run_folder *f, uint64_t hash)
     checkpoint_folders_destroy(&l);
     if (!has_checkpoints) return OK;
     TRY(checkpoint_folder_path(path, "%s/config.resolved.yaml", f->path));
-    if (access(path, R_OK) == 0 && config_load(&then, path, NULL, 0) == OK)
+    if (access(path, R_OK) == 0 && config_load(&then, path, NULL, 0) == OK) {
         config_difference(&then, f->config, text);
-    FAIL(
-        E_CONFIG,
-        "%s holds checkpoints of another configuration, which differs in %s: undo that, begin anew "
-        "with --fresh, or set another run.folder",
-        f->path, text);
+        config_settings(&then, f->config, settings);
+    }
+    FAIL(E_CONFIG,
+         "%s holds checkpoints of another configuration, which differs in %s: to go on with it, %s "
+         "%s; or begin anew with --fresh, or set another run.folder",
+         f->path, text, *settings ? "add to the command" : "give the settings of",
+         *settings ? settings : path);
 }
 
 static enum status enter(struct run_folder *f, const struct run_folder_options *o, int n_ranks)

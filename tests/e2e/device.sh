@@ -33,12 +33,15 @@ in_run auto run.device=cpu run.precision=f32 run.absorb=off # what auto meant
 says "resumed at step 1"
 code=2
 in_run auto run.device=ref
-says "differs in run.device cpu → ref"
+says "differs in run.device cpu → ref" "add to the command run.device=cpu;"
 code=0
 in_run cpu run.device=cpu
 untouched
 in_run ref run.device=ref
 untouched
+code=2
+in_run ref run.device=auto # on another node nobody has changed anything, and it is another device all the same
+says "differs in run.device ref → cpu" "add to the command run.device=ref;"
 code=3
 in_run cuda run.device=cuda
 says "device or dependency not available: device cuda: the fake has no GPU"

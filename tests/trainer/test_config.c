@@ -336,6 +336,27 @@ static void hash_follows_results_only(void **state)
     }
 }
 
+/* What config_settings says, added to the second, gives the first. */
+static void settings_undo_a_difference(void **state)
+{
+    static const char *const changed[] = { "optim.milestones=[3, 5]", "run.device=ref",
+                                           "loss.focal_alpha=0.1", "data.blind=true" };
+    struct config was, now;
+    char text[CONFIG_SETTINGS];
+
+    (void)state;
+    config_defaults(&was);
+    config_defaults(&now);
+    assert_string_equal(config_settings(&was, &now, text), "");
+    for (int i = 0; i < 4; i++) assert_int_equal(config_override(&was, changed[i]), OK);
+    assert_string_equal(config_settings(&was, &now, text),
+                        "data.blind=true loss.focal_alpha=0.1 'optim.milestones=[3, 5]' "
+                        "run.device=ref");
+    was.optim_milestones.n = CONFIG_LIST; /* does not fit: nothing, not a part of it */
+    for (int i = 0; i < CONFIG_LIST; i++) was.optim_milestones.v[i] = 1000000 + i;
+    assert_string_equal(config_settings(&was, &now, text), "");
+}
+
 static void between_fields(void **state)
 {
     static const char *const wrong[] = {
@@ -533,6 +554,7 @@ int main(void)
         cmocka_unit_test(families_that_cannot_be),
         cmocka_unit_test(dump_reads_back_exactly),
         cmocka_unit_test(hash_follows_results_only),
+        cmocka_unit_test(settings_undo_a_difference),
         cmocka_unit_test(between_fields),
         cmocka_unit_test(absorbing_has_a_limit),
         cmocka_unit_test(paper_configs),
