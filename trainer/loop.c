@@ -49,6 +49,7 @@ struct loop {
     struct metrics *metrics;        /* rank 0 */
     struct eval *eval;              /* when there is something to evaluate on */
     struct checkpoint_tensor *tensor;
+    float *weights;                  /* to begin with, where they were read ahead */
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
     struct checkpoint_counters at;
@@ -388,6 +389,24 @@ static enum status create_learner(struct loop *l)
     return OK;
 }
 
+/* Those asked for, or initial ones. */
+static enum status first_weights(struct loop *l)
+{
+    const struct params *p = &l->learner.sam->params;
+    float *to = l->learner.host[0];
+
+    if (l->weights) {
+        memcpy(to, l->weights, (size_t)p->n_floats * sizeof *to);
+        free(l->weights);
+        l->weights = NULL;
+    } else if (l->o->weights) {
+        TRY(weights_load(l->o->weights, p, to));
+    } else {
+        params_initialize(p, (uint64_t)l->c->train_seed, to);
+    }
+    return OK;
+}
+
 /* The run goes on from its newest checkpoint, or begins with the weights asked for, or with initial ones. */
 static enum status begin_or_resume(struct loop *l)
 {
@@ -413,11 +432,7 @@ static enum status begin_or_resume(struct loop *l)
     } else {
         l->at = (struct checkpoint_counters){ .seed = l->c->train_seed };
         l->saved_step = -1;
-        if (l->o->weights)
-            TRY(weights_load(l->o->weights, &l->learner.sam->params, l->learner.host[0]));
-        else
-            params_initialize(&l->learner.sam->params, (uint64_t)l->c->train_seed,
-                              l->learner.host[0]);
+        TRY(first_weights(l));
     }
     return learner_from_host(&l->learner);
 }
@@ -516,6 +531,8 @@ static enum status create(struct loop *l)
     watchdog_feed("setting up", 0, 0);
     TRY(open_data(l));
     TRY(open_device(l));
+    if (l->o->fresh && l->o->weights) /* they may lie in the folder that is set aside now */
+        TRY(agree_worst(l->comm, weights_take(l->o->weights, l->c, &l->weights)));
     TRY(run_folder_create(&l->folder, l->comm, &folder));
     snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
     TRY(agree_worst(l->comm, open_ledger(l)));
@@ -541,6 +558,7 @@ static void destroy(struct loop *l)
     watchdog_stop();
     run_folder_destroy(l->folder);
     free(l->tensor);
+    free(l->weights);
     free(l->losses);
     free(l->counts);
     free(l->config_text);

@@ -108,6 +108,24 @@ enum status weights_load(const char *path, const struct params *p, float *flat)
     return s;
 }
 
+enum status weights_take(const char *path, const struct config *c, float **flat)
+{
+    struct params p;
+    float *draft;
+    enum status s;
+
+    TRY(params_create(&p, c));
+    draft = malloc((size_t)p.n_floats * sizeof *draft);
+    s = draft ? weights_load(path, &p, draft)
+              : status_fail(E_MEMORY, __FILE__, __LINE__, "%lld weights", (long long)p.n_floats);
+    params_destroy(&p);
+    if (s != OK)
+        free(draft);
+    else
+        *flat = draft;
+    return s;
+}
+
 enum status weights_config(const char *path, struct config *c)
 {
     struct checkpoint *k;

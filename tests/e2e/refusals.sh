@@ -77,5 +77,22 @@ for file in rank-0000.h5 manifest.json; do
     says '"newer_damaged": 1'
 done
 
+say "anew, with weights out of the folder that is set aside"
+once="train.steps=1 optim.milestones=[3]"
+for weights in run run/checkpoints/step-00000006; do
+    rm -rf "$stage/copy"
+    cp -r "$stage/run" "$stage/copy"
+    # shellcheck disable=SC2086
+    ends 0 outside "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/outside" $once --fresh --weights "$stage/$weights"
+    # shellcheck disable=SC2086
+    ends 0 inside "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" $once --fresh --weights "$stage/copy${weights#run}"
+    same_runs outside copy
+done
+rm -rf "$stage/copy"
+cp -r "$stage/run" "$stage/copy"
+# shellcheck disable=SC2086
+ends 2 nowhere "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" $once --fresh --weights "$stage/nowhere"
+[ -e "$stage/copy/checkpoints/step-00000008" ] || die "the run was set aside for weights that are not there"
+
 [ ! -e "$stage/none" ] || die "a refused run left its folder behind"
 echo "passed"
