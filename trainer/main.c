@@ -22,10 +22,11 @@ static void print_help(FILE *f)
 {
     fprintf(f, "Usage: samforge COMMAND [option…] [argument…]\n\n"
                "Pretrains the Segment Anything Model from scratch, on one machine or many.\n\n"
-               "Examples:\n"
-               "  samforge synth --images 64 synth/tars && samforge pack synth/tars synth/shards\n"
-               "  samforge train configs/micro.yaml data.train=shards/train\n"
-               "  samforge eval runs/demo synth/shards\n\n"
+               "Examples, one after the other, where the folder configs lies:\n"
+               "  samforge synth tars --images 64\n"
+               "  samforge pack tars shards\n"
+               "  samforge train configs/demo.yaml data.train=shards train.steps=100\n"
+               "  samforge eval runs/demo shards --max-images 8\n\n"
                "Commands:\n");
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-10s%s\n", commands[i].name, commands[i].summary);
