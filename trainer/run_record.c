@@ -163,9 +163,9 @@ static enum status add_command(const char *folder, const struct run_folder_optio
 /* What steers a run, and nothing that could be a secret. */
 static bool is_relevant(const char *name)
 {
-    static const char *const begin[] = { "OMPI_",     "PMIX_",     "SLURM_", "OMP_",
-                                         "OPENBLAS_", "CUDA_",     "NCCL_",  "HDF5_",
-                                         "SAMFORGE_", "HOSTNAME=", NULL };
+    static const char *const begin[] = { "OMPI_",     "PMIX_", "SLURM_",    "OMP_",
+                                         "OPENBLAS_", "CUDA_", "NCCL_",     "HDF5_",
+                                         "SAMFORGE_", "GOMP_", "HOSTNAME=", NULL };
     static const char *const never[] = { "TOKEN", "SECRET", "PASS", "JWT", "KEY", "CRED", NULL };
     char upper[128];
     size_t n = 0;
