@@ -92,21 +92,6 @@ static void zero(float *p, int64_t n)
 
 /* ---- create ---------------------------------------------------------------------------------- */
 
-/* Levels the stack of a rank with these slots ever needs; its lowest one also holds the total. */
-static int levels_needed(struct plan_range slots)
-{
-    struct plan_range stack[PLAN_BLOCKS_MAX];
-    int depth = 0, most = 1;
-
-    for (int64_t slot = slots.begin; slot < slots.end; slot++) {
-        stack[depth++] = (struct plan_range){ slot, slot + 1 };
-        if (depth > most) most = depth;
-        for (; depth > 1 && plan_siblings(stack[depth - 2], stack[depth - 1]); depth--)
-            stack[depth - 2].end = stack[depth - 1].end;
-    }
-    return most;
-}
-
 static enum status check_options(struct comm *c, const struct grad_sync_options *o)
 {
     uint64_t hash = rng_mix((uint64_t)o->n) ^ rng_mix(~(uint64_t)o->n_slots);
@@ -211,7 +196,7 @@ static enum status fill(struct grad_sync *s, const struct grad_sync_options *o)
         FAIL(E_MEMORY, "gradients: %d buckets", o->n_buckets);
     memcpy(s->bucket_end, o->bucket_end, (size_t)o->n_buckets * sizeof *s->bucket_end);
     s->slots = plan_part(o->n_slots, n_ranks, s->comm->rank);
-    s->n_levels = levels_needed(s->slots);
+    s->n_levels = plan_levels(s->slots); /* the lowest one also holds the total */
     for (int r = 0; r < n_ranks; r++) {
         s->n_blocks[r] = plan_blocks(plan_part(o->n_slots, n_ranks, r), block);
         if (s->n_blocks[r] > s->n_exchanges) s->n_exchanges = s->n_blocks[r];

@@ -31,3 +31,27 @@ int plan_siblings(struct plan_range below, struct plan_range top)
 
     return size == top.end - top.begin && below.end == top.begin && below.begin % (2 * size) == 0;
 }
+
+int plan_push(struct plan_range stack[PLAN_BLOCKS_MAX], int *depth, int64_t slot)
+{
+    int n = 0;
+
+    ASSERT(*depth < PLAN_BLOCKS_MAX);
+    stack[(*depth)++] = (struct plan_range){ slot, slot + 1 };
+    for (; *depth > 1 && plan_siblings(stack[*depth - 2], stack[*depth - 1]); --*depth, n++)
+        stack[*depth - 2].end = stack[*depth - 1].end;
+    return n;
+}
+
+int plan_levels(struct plan_range slots)
+{
+    struct plan_range stack[PLAN_BLOCKS_MAX];
+    int depth = 0, most = 1;
+
+    for (int64_t slot = slots.begin; slot < slots.end; slot++) {
+        const int merges = plan_push(stack, &depth, slot);
+
+        if (depth + merges > most) most = depth + merges;
+    }
+    return most;
+}

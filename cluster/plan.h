@@ -25,4 +25,10 @@ int plan_blocks(struct plan_range r, struct plan_range block[PLAN_BLOCKS_MAX]);
  * siblings and merge (below + top). */
 int plan_siblings(struct plan_range below, struct plan_range top);
 
+/* The sum of one more slot on top of the stack: how many merges that brings about, each of the block on top into the one below. */
+int plan_push(struct plan_range stack[PLAN_BLOCKS_MAX], int *depth, int64_t slot);
+
+/* The most blocks that lie on the stack while slots are pushed, in order; at least 1. */
+int plan_levels(struct plan_range slots);
+
 #endif

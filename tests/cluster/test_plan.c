@@ -126,12 +126,40 @@ static void every_dealing_meets_one_tree(void **state)
     }
 }
 
+/* Slot by slot a rank's stack comes to its blocks, and is never higher than told: the blocks of what was pushed, and one. */
+static void pushed_slots_become_blocks(void **state)
+{
+    (void)state;
+    for (int64_t begin = 0; begin <= 70; begin++) {
+        struct plan_range stack[PLAN_BLOCKS_MAX], b[PLAN_BLOCKS_MAX];
+        int depth = 0, most = 1, merges = 0;
+
+        for (int64_t end = begin + 1; end <= N_MAX / 2; end++) {
+            const int before = plan_blocks((struct plan_range){ begin, end - 1 }, b);
+
+            if (before + 1 > most) most = before + 1;
+            merges += plan_push(stack, &depth, end - 1);
+            assert_int_equal(depth, plan_blocks((struct plan_range){ begin, end }, b));
+            assert_memory_equal(stack, b, (size_t)depth * sizeof *stack);
+            assert_int_equal(merges + depth, end - begin);
+            assert_int_equal(plan_levels((struct plan_range){ begin, end }), most);
+        }
+        assert_int_equal(plan_levels((struct plan_range){ begin, begin }), 1);
+    }
+    assert_int_equal(plan_levels((struct plan_range){ 0, 3 }), 2);
+    assert_int_equal(plan_levels((struct plan_range){ 0, 256 }), 9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parts_tile),         cmocka_unit_test(large_parts_do_not_overflow),
-        cmocka_unit_test(blocks_are_maximal), cmocka_unit_test(the_widest_range_fits),
-        cmocka_unit_test(siblings),           cmocka_unit_test(every_dealing_meets_one_tree),
+        cmocka_unit_test(parts_tile),
+        cmocka_unit_test(large_parts_do_not_overflow),
+        cmocka_unit_test(blocks_are_maximal),
+        cmocka_unit_test(the_widest_range_fits),
+        cmocka_unit_test(siblings),
+        cmocka_unit_test(every_dealing_meets_one_tree),
+        cmocka_unit_test(pushed_slots_become_blocks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
