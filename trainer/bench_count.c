@@ -12,7 +12,7 @@ static enum status step(struct learner *l, const struct bench_slots *slots)
     double exposed, norm;
 
     if (!l->sync) {
-        TRY(learner_prepare(l, slots->slot, 1));
+        TRY(learner_prepare(l, slots->list, 1));
         TRY(learner_launch(l));
         return learner_norm(l, &norm);
     }

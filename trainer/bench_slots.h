@@ -6,7 +6,8 @@
 #include "trainer/config.h"
 
 struct bench_slots {
-    struct loader_slot *slot; /* (n), and what they point to: owned */
+    struct loader_slot *slot;        /* (n), and what they point to: owned */
+    const struct loader_slot **list; /* (n) of them; owned */
     int64_t n;
     void *memory[8];
 };

@@ -24,10 +24,9 @@ struct bench {
     struct bench_slots made_up;
     double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
     int64_t at;
-    /* of a step that is launched as a whole, the next: */
-    const struct loader_slot *slot; /* held */
-    struct loader_slot next;        /* what slot points to, when it is made up */
-    bool ahead;                     /* prepare it while the device works */
+    const struct loader_slot **slot; /* (batch): n_held of the step at hand, or of the next */
+    int64_t n_held;
+    bool ahead; /* prepare the next step while the device works */
 };
 
 #define BENCH_NAME(name, text) text,
@@ -61,6 +60,7 @@ static enum status limits(struct bench *b)
 static enum status create(struct bench *b, const char *data)
 {
     const struct config *c = b->c;
+    int64_t held; /* of the loader, at most */
 
     TRY(comm_create(&b->comm, TIMEOUT_MS));
     if (b->comm->n_ranks > 1)
@@ -69,9 +69,12 @@ static enum status create(struct bench *b, const char *data)
     TRY(device_open(&(struct device_options){ .choice = c->run_device }, b->comm, &b->ops));
     TRY(limits(b));
     TRY(learner_create(&b->learner, c, b->ops, b->comm));
+    b->slot = calloc((size_t)c->train_batch, sizeof *b->slot);
+    if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)c->train_batch);
     params_initialize(&b->learner.sam->params, 0, b->learner.host[0]);
     TRY(learner_from_host(&b->learner));
     if (!data) return bench_slots_create(&b->made_up, c);
+    held = b->learner.sync ? 1 : c->train_batch;
     TRY(shard_set_open(&b->set, data));
     return loader_create(&b->loader,
                          &(struct loader_options){ .set = b->set,
@@ -83,7 +86,7 @@ static enum status create(struct bench *b, const char *data)
                                                    .batch = c->train_batch,
                                                    .slot_end = c->train_batch,
                                                    .n_threads = (int)c->data_n_threads,
-                                                   .ahead = c->data_ahead });
+                                                   .ahead = c->data_ahead + held - 1 });
 }
 
 static void destroy(struct bench *b)
@@ -93,18 +96,29 @@ static void destroy(struct bench *b)
     learner_destroy(&b->learner);
     comm_destroy(b->comm);
     bench_slots_destroy(&b->made_up);
+    free(b->slot);
     for (int i = 0; i < BENCH_N_PHASES; i++) free(b->seconds[i]);
     free(b->step);
 }
 
-static enum status next_slot(struct bench *b, int64_t step, int64_t i, struct loader_slot *made_up,
-                             const struct loader_slot **slot)
+static enum status next_slot(struct bench *b, int64_t step, int64_t i)
 {
-    if (b->loader) return loader_next(b->loader, slot, TIMEOUT_MS);
-    *made_up = b->made_up.slot[i];
-    made_up->step = step; /* so that every step draws its own prompts */
-    *slot = made_up;
+    const struct loader_slot **slot = b->slot + b->n_held;
+
+    if (b->loader) {
+        TRY(loader_next(b->loader, slot, TIMEOUT_MS));
+    } else {
+        b->made_up.slot[i].step = step; /* so that every step draws its own prompts */
+        *slot = b->made_up.list[i];
+    }
+    b->n_held++;
     return OK;
+}
+
+static void slots_done(struct bench *b)
+{
+    for (int64_t i = 0; b->loader && i < b->n_held; i++) loader_done(b->loader, b->slot[i]);
+    b->n_held = 0;
 }
 
 /* A step by its parts. data, sums: seconds of the loader; behind the gradients. */
@@ -113,17 +127,15 @@ static enum status add_slots(struct bench *b, double *data, double *sums)
     double since = clock_seconds(), exposed, norm, masks = 0;
 
     for (int64_t i = 0; i < b->c->train_batch; i++) {
-        struct loader_slot made_up;
-        const struct loader_slot *slot;
         struct objective_losses losses;
 
-        TRY(next_slot(b, b->at, i, &made_up, &slot));
+        TRY(next_slot(b, b->at, i));
         *data += clock_lap(&since);
-        TRY(learner_slot(&b->learner, slot));
-        masks += (double)slot->n_masks;
+        TRY(learner_slot(&b->learner, b->slot[0]));
+        masks += (double)b->slot[0]->n_masks;
         TRY(learner_losses(&b->learner, &losses));
         clock_lap(&since);
-        if (b->loader) loader_done(b->loader, slot);
+        slots_done(b);
     }
     TRY(learner_sum(&b->learner, &exposed));
     *sums = clock_lap(&since);
@@ -135,7 +147,7 @@ static enum status prepare(struct bench *b, int64_t step, double *data)
 {
     double since = clock_seconds();
 
-    TRY(next_slot(b, step, 0, &b->next, &b->slot));
+    while (b->n_held < b->c->train_batch) TRY(next_slot(b, step, b->n_held));
     *data += clock_lap(&since);
     return learner_prepare(&b->learner, b->slot, step + 1);
 }
@@ -145,10 +157,9 @@ static enum status launch_step(struct bench *b, double *data)
 {
     double norm;
 
-    if (!b->slot) TRY(prepare(b, b->at, data));
+    if (b->n_held == 0) TRY(prepare(b, b->at, data));
     TRY(learner_launch(&b->learner));
-    if (b->loader) loader_done(b->loader, b->slot);
-    b->slot = NULL;
+    slots_done(b);
     if (b->ahead) TRY(prepare(b, b->at + 1, data));
     return learner_norm(&b->learner, &norm); /* waits */
 }

@@ -2,20 +2,27 @@
 
 #include <stdlib.h>
 
-enum status history_create(struct history *h, int64_t chunks, int64_t rounds, int64_t M)
+#include "kernels/base/check.h"
+
+enum status history_create(struct history *h, int64_t slots, int64_t chunks, int64_t rounds,
+                           int64_t M)
 {
-    const size_t E = (size_t)(chunks * rounds), m = (size_t)M;
+    const size_t S = (size_t)slots, E = S * (size_t)(chunks * rounds), m = (size_t)M;
 
     h->M = M;
+    h->slots = slots;
+    h->chunks = chunks;
     h->host_value = calloc(E * m * HISTORY_VALUES, sizeof *h->host_value);
     h->host_selected = calloc(E * m, sizeof *h->host_selected);
     if (!h->host_value || !h->host_selected) FAIL(E_MEMORY, "the losses of a step");
     for (int i = 0; i < 2; i++) {
-        struct history_slot *slot = h->slot + i;
+        struct history_step *step = h->step + i;
 
-        slot->entry = calloc(E, sizeof *slot->entry);
-        slot->candidates = calloc((size_t)chunks * 2 * m, sizeof *slot->candidates);
-        if (!slot->entry || !slot->candidates) FAIL(E_MEMORY, "the losses of a step");
+        step->entry = calloc(E, sizeof *step->entry);
+        step->slot = calloc(S, sizeof *step->slot);
+        step->candidates = calloc(S * (size_t)chunks * 2 * m, sizeof *step->candidates);
+        if (!step->entry || !step->slot || !step->candidates)
+            FAIL(E_MEMORY, "the losses of a step");
     }
     return OK;
 }
@@ -23,35 +30,52 @@ enum status history_create(struct history *h, int64_t chunks, int64_t rounds, in
 void history_destroy(struct history *h)
 {
     for (int i = 0; i < 2; i++) {
-        free(h->slot[i].entry);
-        free(h->slot[i].candidates);
+        free(h->step[i].entry);
+        free(h->step[i].slot);
+        free(h->step[i].candidates);
     }
     free(h->host_value);
     free(h->host_selected);
 }
 
-struct history_slot *history_queued(struct history *h)
+enum status history_begin(struct history *h, const struct ops *ops, struct stream *s)
 {
-    return h->slot + h->queued;
+    struct history_step *step = h->step + h->queued;
+
+    step->n = 0;
+    step->n_slots = 0;
+    return ops->zero(h->value.data, tensor_bytes(h->value), s);
 }
 
-enum status history_begin(struct history *h, int64_t n_masks, const struct ops *ops,
-                          struct stream *s)
+void history_add_slot(struct history *h, int64_t n_masks)
 {
-    struct history_slot *slot = history_queued(h);
+    struct history_step *step = h->step + h->queued;
 
-    slot->n_masks = n_masks;
-    slot->n = 0;
-    return ops->zero(h->value.data, tensor_bytes(h->value), s);
+    ASSERT(step->n_slots < h->slots);
+    step->slot[step->n_slots++] = (struct history_slot){ .n_masks = n_masks, .end = step->n };
+}
+
+static int32_t *candidates_at(const struct history *h, const struct history_step *step,
+                              int64_t slot, int64_t chunk)
+{
+    return step->candidates + (slot * h->chunks + chunk) * 2 * h->M;
+}
+
+int32_t *history_candidates(struct history *h, int64_t chunk)
+{
+    const struct history_step *step = h->step + h->queued;
+
+    return candidates_at(h, step, step->n_slots - 1, chunk);
 }
 
 void history_add(struct history *h, struct history_entry e, struct tensor *value,
                  struct tensor *selected)
 {
-    struct history_slot *slot = history_queued(h);
-    const int64_t at = slot->n++;
+    struct history_step *step = h->step + h->queued;
+    const int64_t at = step->n++;
 
-    slot->entry[at] = e;
+    step->entry[at] = e;
+    step->slot[step->n_slots - 1].end = step->n;
     *value = tensor_3d((float *)h->value.data + at * h->M * HISTORY_VALUES, F32, h->M, e.K,
                        MASK_LOSS_VALUES);
     *selected = tensor_1d((int32_t *)h->selected.data + at * h->M, I32, h->M);
@@ -62,12 +86,12 @@ void history_launched(struct history *h)
     h->queued = !h->queued;
 }
 
-/* Of the IoU head over mask m's candidates. value: the mask's (K,4). */
-static double mean_error(const struct history *h, const struct history_slot *slot,
-                         const struct history_entry *e, int64_t m, const float *value)
+/* Of the IoU head over mask m's candidates, those of its chunk. value: the mask's (K,4). */
+static double mean_error(const int32_t *candidates, const struct history_entry *e, int64_t m,
+                         const float *value)
 {
-    const int32_t *among = e->among ? slot->candidates + e->chunk * 2 * h->M : NULL;
-    const struct candidates c = candidates_of(among, m, e->only_first ? 1 : e->K);
+    const struct candidates c =
+        candidates_of(e->among ? candidates : NULL, m, e->only_first ? 1 : e->K);
     double sum = 0;
 
     for (int64_t k = c.begin; k < c.end; k++)
@@ -75,10 +99,12 @@ static double mean_error(const struct history *h, const struct history_slot *slo
     return sum / (double)(c.end - c.begin);
 }
 
-static void add_losses(const struct history *h, const struct history_slot *slot, int64_t at,
-                       bool iou_all, struct objective_losses *sum)
+/* Of the step's entry `at`, one of the slot's. */
+static void add_losses(const struct history *h, const struct history_step *step, int64_t slot,
+                       int64_t at, bool iou_all, struct objective_losses *sum)
 {
-    const struct history_entry *e = slot->entry + at;
+    const struct history_entry *e = step->entry + at;
+    const int32_t *candidates = candidates_at(h, step, slot, e->chunk);
 
     for (int64_t m = 0; m < e->n_valid; m++) {
         const float *of_mask =
@@ -87,7 +113,8 @@ static void add_losses(const struct history *h, const struct history_slot *slot,
 
         sum->focal += v[MASK_LOSS_FOCAL];
         sum->dice += v[MASK_LOSS_DICE];
-        sum->iou_error += iou_all ? mean_error(h, slot, e, m, of_mask) : (double)v[MASK_LOSS_ERR];
+        sum->iou_error +=
+            iou_all ? mean_error(candidates, e, m, of_mask) : (double)v[MASK_LOSS_ERR];
         if (e->first) sum->iou_first += v[MASK_LOSS_IOU];
         if (e->last) sum->iou_last += v[MASK_LOSS_IOU];
     }
@@ -96,20 +123,24 @@ static void add_losses(const struct history *h, const struct history_slot *slot,
 enum status history_losses(struct history *h, bool iou_all, struct objective_losses *losses,
                            const struct ops *ops, struct stream *s)
 {
-    const struct history_slot *slot = h->slot + !h->queued;
+    const struct history_step *step = h->step + !h->queued;
+    int64_t at = 0;
 
-    *losses = (struct objective_losses){ .n_masks = slot->n_masks };
-    if (slot->n == 0) return OK;
-    TRY(ops->get(h->host_value, h->value.data, slot->n * h->M * HISTORY_VALUES * 4, s));
-    TRY(ops->get(h->host_selected, h->selected.data, slot->n * h->M * 4, s));
-    for (int64_t i = 0; i < slot->n; i++) add_losses(h, slot, i, iou_all, losses);
+    if (step->n > 0) {
+        TRY(ops->get(h->host_value, h->value.data, step->n * h->M * HISTORY_VALUES * 4, s));
+        TRY(ops->get(h->host_selected, h->selected.data, step->n * h->M * 4, s));
+    }
+    for (int64_t i = 0; i < step->n_slots; i++) {
+        losses[i] = (struct objective_losses){ .n_masks = step->slot[i].n_masks };
+        for (; at < step->slot[i].end; at++) add_losses(h, step, i, at, iou_all, losses + i);
+    }
     return OK;
 }
 
 enum status history_squares(struct history *h, struct tensor squares, const struct ops *ops,
                             struct stream *s)
 {
-    const int64_t n = history_queued(h)->n * h->M * HISTORY_VALUES;
+    const int64_t n = h->step[h->queued].n * h->M * HISTORY_VALUES;
 
     return ops->grad_norm(squares, tensor_1d(h->value.data, F32, n), s);
 }

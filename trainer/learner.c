@@ -8,35 +8,37 @@
 #include "trainer/schedule.h"
 #include "trainer/staging.h"
 
-static enum status create_model(struct learner *l, const struct ops *ops)
+/* whole: steps are launched as a whole. */
+static enum status create_model(struct learner *l, const struct ops *ops, bool whole)
 {
     const struct config *c = l->config;
     const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
-    const int64_t points = config_points(c);
+    const int64_t points = config_points(c), slots = whole ? c->train_batch : 1;
     const struct params *p;
     int64_t scratch;
 
-    TRY(objective_scratch(c, ops, chunk, points, &scratch));
+    TRY(objective_scratch(c, ops, slots, chunk, points, &scratch));
     TRY(sam_create(&l->sam, c, ops, chunk, points, scratch, true));
-    TRY(objective_create(&l->objective, l->sam));
+    TRY(objective_create(&l->objective, l->sam, slots));
     p = &l->sam->params;
     l->encoder_end =
         p->at[params_find(p, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")].offset;
     return OK;
 }
 
-static enum status create_state(struct learner *l, const struct ops *ops)
+static enum status create_state(struct learner *l, const struct ops *ops, bool whole)
 {
     const int64_t n = l->sam->params.n_floats;
     const int64_t step = arena_round(n * (int64_t)sizeof(float)) / (int64_t)sizeof(float);
+    const int n_grads = ops->host_memory ? 0 : whole ? plan_levels(l->slots) : 1;
     float *arrays[LEARNER_ARRAYS], *room;
 
-    TRY(ops->alloc(&l->state,
-                   ARENA_ALIGN + (ops->host_memory ? 2 : 3) * step * (int64_t)sizeof(float)));
+    TRY(ops->alloc(&l->state, ARENA_ALIGN + (2 + n_grads) * step * (int64_t)sizeof(float)));
     l->squares = tensor_1d(l->state, F64, 2);
     l->m = (float *)((char *)l->state + ARENA_ALIGN);
     l->v = l->m + step;
-    if (!ops->host_memory) l->grads = l->v + step;
+    if (n_grads > 0) l->grads = l->v + step;
+    l->level_floats = step;
     TRY(staging_room(ops, LEARNER_ARRAYS * n * (int64_t)sizeof(float), &l->host_room));
     room = l->host_room;
     arrays[0] = l->sam->weights;
@@ -76,11 +78,6 @@ static enum status create_sync(struct learner *l, struct comm *c)
     };
     enum status s;
 
-    if (l->grads && c->n_ranks == 1 && o.n_slots == 1) {
-        free(end);
-        l->slots = (struct plan_range){ 0, 1 };
-        return OK;
-    }
     if (!end) FAIL(E_MEMORY, "%lld buckets", (long long)n_buckets);
     for (int64_t i = 0; i < n_buckets; i++) end[i] = i + 1 < n_buckets ? (i + 1) * each : n;
     s = grad_sync_create(&l->sync, c, &o);
@@ -90,6 +87,12 @@ static enum status create_sync(struct learner *l, struct comm *c)
     return OK;
 }
 
+/* Steps are launched as a whole: one rank has all slots, on a device. */
+static bool is_whole(const struct ops *ops, int n_ranks)
+{
+    return !ops->host_memory && n_ranks == 1;
+}
+
 enum status learner_check(const struct config *c, const struct ops *ops, int n_ranks)
 {
     if (c->run_graph != SWITCH_ON) return OK;
@@ -97,17 +100,18 @@ enum status learner_check(const struct config *c, const struct ops *ops, int n_r
         FAIL(E_CONFIG,
              "run.graph=on: device %s has no graphs; run.graph=auto uses one where it can",
              ops->name);
-    if (ops->host_memory || n_ranks > 1 || c->train_batch > 1)
+    if (!is_whole(ops, n_ranks) || c->train_batch > LEARNER_GRAPH_SLOTS)
         FAIL(E_CONFIG,
-             "run.graph=on: device %s records a step of one image on one rank only; say "
-             "train.batch=1 on one rank, or run.graph=auto, which uses a graph where it can",
-             ops->name);
+             "run.graph=on: device %s records steps of one rank, of up to %d images; say "
+             "train.batch=%d or less on one rank, or run.graph=auto, which uses a graph where it "
+             "can",
+             ops->name, LEARNER_GRAPH_SLOTS, LEARNER_GRAPH_SLOTS);
     return OK;
 }
 
 static bool can_record(const struct learner *l)
 {
-    return !l->sync && l->sam->ops->record_begin;
+    return !l->sync && l->config->train_batch <= LEARNER_GRAPH_SLOTS && l->sam->ops->record_begin;
 }
 
 void learner_use_graph(struct learner *l, bool on)
@@ -119,12 +123,14 @@ void learner_use_graph(struct learner *l, bool on)
 enum status learner_create(struct learner *l, const struct config *config, const struct ops *ops,
                            struct comm *c)
 {
-    *l = (struct learner){ .config = config };
+    const bool whole = is_whole(ops, c->n_ranks);
+
+    *l = (struct learner){ .config = config, .slots = { 0, config->train_batch } };
     TRY(learner_check(config, ops, c->n_ranks));
-    TRY(create_model(l, ops));
-    TRY(create_state(l, ops));
+    TRY(create_model(l, ops, whole));
+    TRY(create_state(l, ops, whole));
     TRY(create_segments(l));
-    TRY(create_sync(l, c));
+    if (!whole) TRY(create_sync(l, c));
     learner_use_graph(l, true);
     return OK;
 }
@@ -190,20 +196,21 @@ static enum status hand_over(struct learner *l, float *grads)
     return OK;
 }
 
-static enum status slot_on_device(struct learner *l, const struct loader_slot *slot)
+static enum status slot_on_device(struct learner *l, const struct loader_slot *slot, float *grads)
 {
     struct sam *s = l->sam;
 
-    TRY(s->ops->zero(l->grads, s->params.n_floats * 4, &s->stream));
-    return objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL);
+    TRY(s->ops->zero(grads, s->params.n_floats * 4, &s->stream));
+    return objective_slot(l->objective, slot, grads, NULL, NULL, NULL);
 }
 
 enum status learner_slot(struct learner *l, const struct loader_slot *slot)
 {
     float *grads;
 
+    TRY(objective_begin(l->objective));
     if (l->grads) { /* the device works while the host's buffer is zeroed */
-        TRY(slot_on_device(l, slot));
+        TRY(slot_on_device(l, slot, l->grads));
         objective_launched(l->objective);
         TRY(grad_sync_slot_begin(l->sync, &grads));
         return hand_over(l, grads);
@@ -275,17 +282,50 @@ enum status learner_update(struct learner *l, double masks, int64_t step, int64_
 }
 
 /* ---- a step as a whole ---------------------------------------------------------------------- */
-static enum status queue_step(struct learner *l)
+static float *level(const struct learner *l, int i)
 {
-    TRY(slot_on_device(l, l->slot));
-    TRY(objective_squares(l->objective, square(l, 1)));
-    l->total = l->grads;
-    TRY(queue_norm(l));
-    if (l->slot->n_masks == 0) return OK; /* nothing to learn from */
-    return learner_update(l, (double)l->slot->n_masks, l->slot->step, l->update);
+    return l->grads + i * l->level_floats;
 }
 
-enum status learner_prepare(struct learner *l, const struct loader_slot *slot, int64_t t)
+static enum status merge(struct learner *l, int below, int top)
+{
+    struct sam *s = l->sam;
+
+    return s->ops->accumulate(level(l, below), level(l, top), s->params.n_floats, &s->stream);
+}
+
+/* The gradients of all slots, and their sum: in the order of grad_sync. */
+static enum status queue_slots(struct learner *l)
+{
+    struct plan_range stack[PLAN_BLOCKS_MAX];
+    int depth = 0;
+
+    for (int64_t i = l->slots.begin; i < l->slots.end; i++) {
+        int top = depth;
+
+        TRY(slot_on_device(l, l->slot[i], level(l, top)));
+        for (int merges = plan_push(stack, &depth, i); merges > 0; merges--, top--)
+            TRY(merge(l, top - 1, top));
+    }
+    for (int i = 1; i < depth; i++) TRY(merge(l, 0, i));
+    l->total = level(l, 0);
+    return OK;
+}
+
+static enum status queue_step(struct learner *l)
+{
+    int64_t masks = 0;
+
+    TRY(objective_begin(l->objective));
+    TRY(queue_slots(l));
+    TRY(objective_squares(l->objective, square(l, 1)));
+    TRY(queue_norm(l));
+    for (int64_t i = l->slots.begin; i < l->slots.end; i++) masks += l->slot[i]->n_masks;
+    if (masks == 0) return OK; /* nothing to learn from */
+    return learner_update(l, (double)masks, l->slot[0]->step, l->update);
+}
+
+enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t)
 {
     struct sam *s = l->sam;
     enum status queued;
@@ -294,7 +334,8 @@ enum status learner_prepare(struct learner *l, const struct loader_slot *slot, i
     l->slot = slot;
     l->update = t;
     if (!l->graph) return OK;
-    TRY(objective_reserve(l->objective, slot));
+    for (int64_t i = l->slots.begin; i < l->slots.end; i++)
+        TRY(objective_reserve(l->objective, slot[i]));
     TRY(s->ops->record_begin(&s->stream));
     queued = queue_step(l);
     KEEP_FIRST(queued, s->ops->record_end(queued == OK, &s->stream));

@@ -1,12 +1,13 @@
 /* A model that learns: the SAM, its objective, the sums of its gradients over slots and ranks, and AdamW's state. What a step
  * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create.
  *
- * Where a step is one slot of one rank on a device (sync is NULL) it is prepared and launched as a whole, as one graph where the
+ * Where one rank has all slots, on a device (sync is NULL), a step is prepared and launched as a whole, as one graph where the
  * device has graphs and run.graph allows, and nothing of it waits for the device until losses or norm are asked for. Elsewhere a
  * step is made of its parts: slot and losses for each slot, sum, norm, update.
  *
- * Gradients on a device: a slot's are copied to the host when they are complete, summed there over slots and ranks, and the sum is
- * copied back; where a step is one slot of one rank, the device's buffer is the sum. */
+ * Gradients on a device: where one rank has all slots they are summed there, along the tree of plan.h, with one full gradient for
+ * each of its levels. With several ranks a slot's are copied to the host when they are complete, summed there over slots and
+ * ranks, and the sum is copied back: the same bits. */
 #ifndef TRAINER_LEARNER_H
 #define TRAINER_LEARNER_H
 
@@ -14,17 +15,21 @@
 #include "trainer/objective.h"
 
 enum { LEARNER_ARRAYS = 3 };
+/* Of a step in a graph, at most: of ViT-H 83,000 launches with all masks in a chunk, and 60 MB of pinned memory for each of the
+ * two steps that are held. */
+enum { LEARNER_GRAPH_SLOTS = 16 };
 
 struct learner {
     const struct config *config; /* not owned */
     struct sam *sam;
     struct objective *objective;
-    struct grad_sync *sync;  /* NULL: the device's buffer is the sum */
+    struct grad_sync *sync;  /* NULL: the sum is the device's */
     struct plan_range slots; /* this rank's of every step */
     void *state;             /* device memory behind moments and gradients; owned */
     float *m, *v;            /* moments, in the layout of params.h */
-    float *grads;            /* of a slot, then the sum; NULL: the host's buffers of sync serve */
-    struct tensor squares;   /* (2) f64, device: of total, of the losses; in state */
+    float *grads; /* of all levels, the lowest first; NULL: the host's buffers of sync serve */
+    int64_t level_floats;  /* from one level to the next */
+    struct tensor squares; /* (2) f64, device: of total, of the losses; in state */
     float *total; /* the last step's gradient: the sum over all slots, the same on all ranks */
     float *host[LEARNER_ARRAYS]; /* weights, m, v for the host: copies, or the device's own */
     void *host_room;             /* of the copies; owned */
@@ -32,8 +37,8 @@ struct learner {
     int64_t encoder_end; /* floats: all behind is complete once the decoder is */
     enum status ready;   /* the first failure of grad_sync_ready, which is told by callbacks */
     bool graph;          /* steps are recorded when prepared */
-    const struct loader_slot *slot; /* of the prepared step */
-    int64_t update;                 /* number of the prepared step's update */
+    const struct loader_slot *const *slot; /* (slots) of the prepared step */
+    int64_t update;                        /* number of the prepared step's update */
 };
 
 /* Local. E_CONFIG when the configuration demands a step that this device cannot make on so many ranks; create asks it too. */
@@ -49,10 +54,10 @@ void learner_destroy(struct learner *l); /* accepts half-built ones */
 enum status learner_to_host(struct learner *l, int64_t begin, int64_t end) MUST_CHECK;
 enum status learner_from_host(struct learner *l) MUST_CHECK;
 
-/* Local; a whole step, where sync is NULL. prepare: the slot's step is the next to launch, with the learning rate of its step and,
- * if it has masks, as update t (from 1); while the step before may still run. It takes the place of one that was not launched.
- * The slot must stay until launch. launch: the step is queued. */
-enum status learner_prepare(struct learner *l, const struct loader_slot *slot,
+/* Local; a whole step, where sync is NULL. prepare: the step of these slots, all of it in order, is the next to launch, with the
+ * learning rate of its step and, if there are masks, as update t (from 1); while the step before may still run. It takes the place
+ * of one that was not launched. List and slots must stay until launch. launch: the step is queued. */
+enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot,
                             int64_t t) MUST_CHECK;
 enum status learner_launch(struct learner *l) MUST_CHECK;
 
@@ -62,7 +67,8 @@ void learner_use_graph(struct learner *l, bool on);
 /* Local, in a rank's last slot sending what is complete. The gradient of the rank's next slot. */
 enum status learner_slot(struct learner *l, const struct loader_slot *slot) MUST_CHECK;
 
-/* Local. The losses of the last slot that was launched; waits for the device. Before the next launch. */
+/* Local. The losses of the last slot, or of each slot of the last step that was launched; waits for the device. Before the next
+ * launch. */
 enum status learner_losses(struct learner *l, struct objective_losses *losses) MUST_CHECK;
 
 /* Collective. total is complete for what is queued behind this; so is its norm. */

@@ -43,11 +43,12 @@ struct loop {
     struct shard_set *train_set, *val_set;
     struct learner learner;
     struct loader *loader;
-    const struct loader_slot *slot; /* held: being worked on, or of the prepared step */
-    enum status next_failed;        /* preparing it */
-    struct ledger *ledger;          /* rank 0 */
-    struct metrics *metrics;        /* rank 0 */
-    struct eval *eval;              /* when there is something to evaluate on */
+    const struct loader_slot **slot; /* (batch): n_held being worked on, or of the prepared step */
+    int64_t n_held;
+    enum status next_failed; /* preparing it */
+    struct ledger *ledger;   /* rank 0 */
+    struct metrics *metrics; /* rank 0 */
+    struct eval *eval;       /* when there is something to evaluate on */
     struct checkpoint_tensor *tensor;
     float *weights;                  /* to begin with, where they were read ahead */
     struct objective_losses *losses; /* (batch) of all slots */
@@ -66,19 +67,20 @@ struct loop {
 /* ---- gradients ------------------------------------------------------------------------------ */
 static enum status next_slot(struct loop *l, int64_t step, int64_t index)
 {
+    const struct loader_slot **slot = l->slot + l->n_held;
     const int64_t began = clock_ns();
 
     watchdog_feed("waiting for data", step, 0);
-    TRY(loader_next(l->loader, &l->slot, l->c->run_timeout_s * 1000));
+    TRY(loader_next(l->loader, slot, l->c->run_timeout_s * 1000));
+    l->n_held++;
     l->loader_wait_ns += clock_ns() - began;
-    ASSERT(l->slot->step == step && l->slot->slot == index);
+    ASSERT((*slot)->step == step && (*slot)->slot == index);
     return OK;
 }
 
-static void slot_done(struct loop *l)
+static void slots_done(struct loop *l)
 {
-    loader_done(l->loader, l->slot);
-    l->slot = NULL;
+    while (l->n_held > 0) loader_done(l->loader, l->slot[--l->n_held]);
 }
 
 /* The gradients of this rank's slots, their sums on the way while the last backward pass still runs. */
@@ -87,8 +89,8 @@ static enum status add_gradients(struct loop *l)
     for (int64_t i = l->learner.slots.begin; i < l->learner.slots.end; i++) {
         TRY(next_slot(l, l->at.step, i));
         watchdog_feed("forward and backward", l->at.step, 0);
-        TRY(learner_slot(&l->learner, l->slot));
-        slot_done(l);
+        TRY(learner_slot(&l->learner, l->slot[0]));
+        slots_done(l);
         TRY(learner_losses(&l->learner, l->losses + i));
     }
     watchdog_feed("summing gradients", l->at.step, 0);
@@ -98,7 +100,7 @@ static enum status add_gradients(struct loop *l)
 
 static enum status prepare(struct loop *l, int64_t step, int64_t update)
 {
-    if (!l->slot) TRY(next_slot(l, step, 0));
+    while (l->n_held < l->c->train_batch) TRY(next_slot(l, step, l->n_held));
     return learner_prepare(&l->learner, l->slot, update);
 }
 
@@ -111,15 +113,15 @@ static bool last_of_process(const struct loop *l)
  * learns it afterwards. The next step is prepared meanwhile, as what it is if this one counts. */
 static enum status run_on_device(struct loop *l)
 {
-    int64_t n_masks;
+    int64_t n_masks = 0;
 
     TRY(l->next_failed);
-    if (!l->slot || l->learner.update != l->at.updates + 1)
+    if (l->n_held == 0 || l->learner.update != l->at.updates + 1)
         TRY(prepare(l, l->at.step, l->at.updates + 1));
     watchdog_feed("forward and backward", l->at.step, 0);
     TRY(learner_launch(&l->learner));
-    n_masks = l->slot->n_masks;
-    slot_done(l);
+    for (int64_t i = 0; i < l->n_held; i++) n_masks += l->slot[i]->n_masks;
+    slots_done(l);
     if (l->at.step + 1 < l->c->train_steps &&
         !last_of_process(l)) /* a failure is the next step's */
         l->next_failed = prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0));
@@ -378,9 +380,10 @@ static enum status open_device(struct loop *l)
 static enum status create_learner(struct loop *l)
 {
     TRY(learner_create(&l->learner, l->c, l->ops, l->comm));
+    l->slot = calloc((size_t)l->c->train_batch, sizeof *l->slot);
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
     l->counts = calloc((size_t)l->comm->n_ranks, sizeof *l->counts);
-    if (!l->losses || !l->counts) FAIL(E_MEMORY, "losses of a batch");
+    if (!l->slot || !l->losses || !l->counts) FAIL(E_MEMORY, "slots and losses of a batch");
     for (int r = 0; r < l->comm->n_ranks; r++) {
         const struct plan_range part = plan_part(l->c->train_batch, l->comm->n_ranks, r);
 
@@ -453,7 +456,7 @@ static enum status create_loader(struct loop *l)
         .slot_end = l->learner.slots.end,
         .step_first = l->at.step,
         .n_threads = (int)c->data_n_threads,
-        .ahead = c->data_ahead,
+        .ahead = c->data_ahead + (l->learner.sync ? 0 : c->train_batch - 1), /* and all held */
         .blind = c->data_blind,
     };
 
@@ -559,6 +562,7 @@ static void destroy(struct loop *l)
     run_folder_destroy(l->folder);
     free(l->tensor);
     free(l->weights);
+    free(l->slot);
     free(l->losses);
     free(l->counts);
     free(l->config_text);

@@ -16,7 +16,8 @@ enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 
 
 struct objective {
     struct sam *sam;
-    int64_t R; /* side of the loss resolution */
+    int64_t n_slots; /* of a step */
+    int64_t R;       /* side of the loss resolution */
     struct mask_loss_options loss;
     struct prompt_options prompt;
     struct tensor gt, box, weight, valid, size, candidates,
@@ -73,7 +74,7 @@ static int64_t n_chunks(const struct objective *o)
 
 static int64_t n_history(const struct objective *o)
 {
-    return n_chunks(o) * o->sam->config->train_rounds;
+    return o->n_slots * n_chunks(o) * o->sam->config->train_rounds;
 }
 
 static void carve(struct objective *o)
@@ -150,7 +151,7 @@ static enum status create(struct objective *o)
     o->host_weight = calloc(M, sizeof *o->host_weight);
     o->host_first = calloc(M + 1, sizeof *o->host_first);
     if (!o->host_ints || !o->host_weight || !o->host_first) FAIL(E_MEMORY, "the objective's lists");
-    TRY(history_create(&o->history, n_chunks(o), s->config->train_rounds, s->M));
+    TRY(history_create(&o->history, o->n_slots, n_chunks(o), s->config->train_rounds, s->M));
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
@@ -183,15 +184,15 @@ static void configure(struct objective *o, const struct config *c)
     };
 }
 
-enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
-                              int64_t points, int64_t *bytes)
+enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t n_slots,
+                              int64_t masks, int64_t points, int64_t *bytes)
 {
     struct sam shape = { .config = c,
                          .ops = ops,
                          .M = masks,
                          .P = points,
                          .H = c->model_image_size / c->model_patch_size };
-    struct objective o = { .sam = &shape };
+    struct objective o = { .sam = &shape, .n_slots = n_slots };
     struct stream dry = { .planning = true };
 
     configure(&o, c);
@@ -201,13 +202,14 @@ enum status objective_scratch(const struct config *c, const struct ops *ops, int
     return OK;
 }
 
-enum status objective_create(struct objective **o, struct sam *s)
+enum status objective_create(struct objective **o, struct sam *s, int64_t n_slots)
 {
     struct objective *q = calloc(1, sizeof *q);
     enum status e;
 
     if (!q) FAIL(E_MEMORY, "the objective");
     q->sam = s;
+    q->n_slots = n_slots;
     configure(q, s->config);
     e = create(q);
     if (e != OK) {
@@ -323,7 +325,7 @@ static enum status trace(struct objective *o, const struct sam_prompts *p, int n
 static enum status put_candidates(struct objective *o, struct rng_key key, int64_t begin)
 {
     struct sam *s = o->sam;
-    int32_t *of = history_queued(&o->history)->candidates + begin / s->M * 2 * s->M;
+    int32_t *of = history_candidates(&o->history, begin / s->M);
 
     for (int64_t m = 0; m < s->M; m++) {
         const struct rng_key k = rng_sub(key, (uint64_t)(begin + m));
@@ -351,6 +353,11 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
 
     if (i == 0) return c->train_box_multimask ? SAM_FIRST : SAM_FIRST_ALL;
     return i == 1 && !plan->click[0] && c->train_silent_multimask ? SAM_NEXT_THREE : SAM_NEXT;
+}
+
+enum status objective_begin(struct objective *o)
+{
+    return history_begin(&o->history, o->sam->ops, &o->sam->stream);
 }
 
 void objective_launched(struct objective *o)
@@ -505,7 +512,7 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
 
     TRY(objective_reserve(o, slot));
     if (o->trace) XXH3_64bits_reset(o->trace);
-    TRY(history_begin(&o->history, slot->n_masks, s->ops, &s->stream));
+    history_add_slot(&o->history, slot->n_masks);
     TRY(draw_drop_path(o, slot));
     TRY(s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream));
     TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));

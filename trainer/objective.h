@@ -17,14 +17,14 @@ struct objective_plan {
 };
 struct objective_plan objective_plan(const struct config *c, int64_t step);
 
-/* Bytes of scratch the objective's own ops need: for sam_create. */
-enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t masks,
-                              int64_t points, int64_t *bytes) MUST_CHECK;
+/* Bytes of scratch the objective's own ops need: for sam_create. n_slots: of a step, as for objective_create. */
+enum status objective_scratch(const struct config *c, const struct ops *ops, int64_t n_slots,
+                              int64_t masks, int64_t points, int64_t *bytes) MUST_CHECK;
 
 struct objective;
 
-/* All memory is taken here. Keeps s. */
-enum status objective_create(struct objective **o, struct sam *s) MUST_CHECK;
+/* All memory is taken here. n_slots: of a step, at most. Keeps s. */
+enum status objective_create(struct objective **o, struct sam *s, int64_t n_slots) MUST_CHECK;
 void objective_destroy(struct objective *o);
 
 /* Host seconds by part of the step, added up. Of work that is done, not only queued, once objective_time(o, true) makes every part
@@ -38,6 +38,9 @@ struct objective_times objective_times(const struct objective *o);
 /* Takes what room this slot needs beyond any before it: objective_slot does too, but a step that is being recorded may not. */
 enum status objective_reserve(struct objective *o, const struct loader_slot *slot) MUST_CHECK;
 
+/* The slots that follow are a step: what is launched as one, and whose losses are kept together. Queued. */
+enum status objective_begin(struct objective *o) MUST_CHECK;
+
 /* One image: adds the gradient of Σ masks Σ rounds (loss) to grads, which the caller has zeroed. decoder_done is called when every
  * parameter behind the image encoder has its gradient, then param_ready per encoder parameter as it completes. Both may be NULL.
  * The device's work is queued, and nothing of it waited for. */
@@ -45,14 +48,14 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            void (*decoder_done)(void *), void (*param_ready)(void *, int),
                            void *context) MUST_CHECK;
 
-/* What the last objective_slot queued or recorded is now on its way: objective_losses is about that one, whatever is recorded
- * meanwhile. */
+/* The step queued or recorded last is now on its way: objective_losses is about that one, whatever is recorded meanwhile. */
 void objective_launched(struct objective *o);
 
-/* Of the slot last launched; waits for the device. Before the next one is launched. */
+/* Of each slot of the step last launched; waits for the device. Before the next one is launched. */
 enum status objective_losses(struct objective *o, struct objective_losses *losses) MUST_CHECK;
 
-/* The same numbers of the last slot queued on the device, squared and summed into squares (1) f64: finite if and only if all of them are. Queued. */
+/* The same numbers of all slots of the step queued last, on the device, squared and summed into squares (1) f64: finite if and
+ * only if all of them are. Queued. */
 enum status objective_squares(struct objective *o, struct tensor squares) MUST_CHECK;
 
 /* For tests that compare runs: a hash over prompts and truth of the last slot, all rounds, once begun. */

@@ -33,16 +33,17 @@ follow() {
     ! apart "$what-$accelerator" "$what-cpu" train/grad_norm $norm_bound || die "$what: the gradient norms part"
 }
 
-follow plain train.steps="$steps" train.batch=2
+# several slots of one rank: summed on the device; the last one has no sibling in the tree
+follow plain train.steps="$steps" train.batch=3
 follow through train.steps=1 train.batch=2 train.through_rounds=true train.box_multimask=false loss.iou_all=true
-# one slot of one rank: the device's gradient is the sum, which never leaves it
+# one slot: nothing to sum
 follow alone train.steps=4 train.batch=1
 
 say "what must be noticed: a model that does not learn, a gradient 5 % too great"
-on cpu idle train.steps="$steps" train.batch=2 optim.lr=0
+on cpu idle train.steps="$steps" train.batch=3 optim.lr=0
 apart "plain-$accelerator" idle train/loss/total $loss_bound || die "losses do not tell a learning rate of 0"
 apart "plain-$accelerator" idle train/grad_norm $norm_bound || die "gradient norms do not tell a learning rate of 0"
-on cpu louder train.steps="$steps" train.batch=2 loss.w_focal=21 loss.w_dice=1.05 loss.w_iou=1.05
+on cpu louder train.steps="$steps" train.batch=3 loss.w_focal=21 loss.w_dice=1.05 loss.w_iou=1.05
 apart "plain-$accelerator" louder train/grad_norm $norm_bound || die "gradient norms do not tell a gradient 5 % too great"
 
 # resume WHOLE STEPS BATCH: stopped after two steps, beside a run that was not
@@ -55,14 +56,15 @@ resume() {
     on "$accelerator" "parts-$1" train.steps="$2" train.batch="$3"
     same_runs "$whole" "parts-$1"
 }
-resume plain "$steps" 2
+resume plain "$steps" 3
 resume alone 4 1
 
 if has_ranks; then
-    say "on two ranks"
+    say "on two ranks, which sum on the host: a tree that is not the order of slots"
+    on "$accelerator" rank train.steps=2 train.batch=7
     quietly ranks "$emulated" launch -n 2 train "$config" data.train="$stage/train" run.folder="$stage/ranks" run.device="$accelerator" \
-        run.share_gpu=true run.precision="$emu_precision" 'optim.milestones=[3]' train.steps="$steps" train.batch=2
-    same_runs "plain-$accelerator" ranks
+        run.share_gpu=true run.precision="$emu_precision" 'optim.milestones=[3]' train.steps=2 train.batch=7
+    same_runs rank ranks
 fi
 
 say "scores"

@@ -1,17 +1,18 @@
 #!/bin/sh
 # graph.sh SAMFORGE SAME_STATE SAMFORGE_EMU: steps that are recorded and launched as graphs end in the same bits as steps that are
-# not: of one shape, so that graphs get new parameters, and of changing ones, with images without masks, evaluations in between, a
-# stop and a resume. On a GPU: ACCELERATOR=cuda in the environment, and SAMFORGE twice.
+# not, with one image and with three, a tree of sums that is not full: of one shape, so that graphs get new parameters, and of
+# changing ones, with images without masks, evaluations in between, a stop and a resume. More images than a graph holds are not
+# recorded. On a GPU: ACCELERATOR=cuda in the environment, and SAMFORGE twice.
 . "$(dirname "$0")/stage.sh"
 . "$(dirname "$0")/follow.sh"
 program=$3 accelerator=${ACCELERATOR:-emu}
 
-# with GRAPH NAME [setting…]: a run of one image a step into $stage/NAME-GRAPH
+# with GRAPH NAME BATCH [setting…]: a run into $stage/NAME-GRAPH
 with() {
-    graph=$1 name=$2-$1
-    shift 2
+    graph=$1 name=$2-$1 batch=$3
+    shift 3
     "$program" train "$config" data.train="$stage/train" run.folder="$stage/$name" run.device="$accelerator" run.graph="$graph" \
-        train.batch=1 'optim.milestones=[5]' "$@" >"$stage/$name.log" 2>&1
+        train.batch="$batch" 'optim.milestones=[5]' "$@" >"$stage/$name.log" 2>&1
 }
 
 # same NAME: the state and the losses of both runs
@@ -23,22 +24,30 @@ same() {
     done
 }
 
-say "steps of one shape"
-for graph in on off; do
-    with $graph alike train.steps=6 train.masks=2 train.rounds=2 train.silent_rounds=1 train.drop_path=0 || die "$(tail -n 3 "$stage/$name.log")"
-done
-same alike
+for images in 1 3; do
+    say "steps of one shape, $images a step"
+    for graph in on off; do
+        with $graph alike-$images $images train.steps=4 train.masks=2 train.rounds=2 train.silent_rounds=1 train.drop_path=0 ||
+            die "$(tail -n 3 "$stage/$name.log")"
+    done
+    same alike-$images
 
-say "changing steps, stopped in the middle"
-few="train.steps=5 train.rounds=3 train.silent_rounds=1 train.drop_path=0.5 data.min_area=0.12 data.val=$stage/val eval.every=2 eval.max_masks=1"
-# shellcheck disable=SC2086
-with off changing $few || die "$(tail -n 3 "$stage/$name.log")"
+    say "changing steps, stopped in the middle, $images a step"
+    few="train.steps=5 train.rounds=3 train.silent_rounds=1 train.drop_path=0.5 data.min_area=0.12 data.val=$stage/val eval.every=2 eval.max_masks=1"
+    # shellcheck disable=SC2086
+    with off changing-$images $images $few || die "$(tail -n 3 "$stage/$name.log")"
+    rc=0
+    # shellcheck disable=SC2086
+    with on changing-$images $images $few --stop-after 3 || rc=$?
+    [ $rc = 85 ] || die "--stop-after ended with $rc: $(tail -n 3 "$stage/$name.log")"
+    # shellcheck disable=SC2086
+    with on changing-$images $images $few || die "$(tail -n 3 "$stage/$name.log")"
+    same changing-$images
+done
+grep -q '"train/masks":0,' "$stage/changing-1-on/metrics.jsonl" || die "no step was without masks"
+
+say "too many images"
 rc=0
-# shellcheck disable=SC2086
-with on changing $few --stop-after 3 || rc=$?
-[ $rc = 85 ] || die "--stop-after ended with $rc: $(tail -n 3 "$stage/$name.log")"
-# shellcheck disable=SC2086
-with on changing $few || die "$(tail -n 3 "$stage/$name.log")"
-same changing
-grep -q '"train/masks":0,' "$stage/changing-on/metrics.jsonl" || die "no step was without masks"
+with on many 17 train.steps=0 || rc=$?
+[ $rc = 2 ] && grep -q 'up to 16 images' "$stage/$name.log" || die "17 images in a graph: $rc, $(tail -n 3 "$stage/$name.log")"
 echo "passed"

@@ -1,7 +1,8 @@
 /* A step recorded and replayed against the same step not recorded, on the emulated device: the same
  * launches with the same arguments, puts, copies and zeros in the same order, and the same bits, over
- * steps whose shape changes: branches dropped, silent rounds, fewer masks and none; and before them a
- * recorded step with more runs than there was room for. The next step is recorded before the one before it is asked for its results. */
+ * steps of one slot and of several whose shape changes: branches dropped, silent rounds, fewer masks
+ * and none; and before them a recorded step with more runs than there was room for. The next step is
+ * recorded before the one before it is asked for its results. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include "tests/trainer/tiny_sam.h"
 #include "trainer/learner.h"
 
-enum { STEPS = 6, ITEMS = 20000 };
+enum { STEPS = 6, SLOTS = 3 /* at most */, ITEMS = 50000 };
 
 extern const struct ops ops_emu;
 
@@ -18,7 +19,7 @@ extern const struct ops ops_emu;
 struct run {
     struct emu_item *item; /* (ITEMS) */
     int64_t n_items;
-    struct objective_losses losses[STEPS];
+    struct objective_losses losses[STEPS][SLOTS];
     double norm[STEPS];
     float *state[LEARNER_ARRAYS]; /* (n) weights and moments */
 };
@@ -31,39 +32,46 @@ static void *room(int64_t bytes)
     return p;
 }
 
-/* A slot with more runs than there is room for, most of which belong to no mask. */
-static void make_room(struct learner *l, const struct loader_slot *from)
+/* The last slot with more runs than there is room for, most of which belong to no mask. */
+static void make_room(struct learner *l, const struct bench_slots *slots)
 {
     enum { LENGTH = 1 << 19 };
-    struct loader_slot slot = *from;
+    const struct loader_slot *list[SLOTS];
+    struct loader_slot last = slots->slot[slots->n - 1];
     int32_t *runs = room(LENGTH * (int64_t)sizeof *runs);
     double norm;
 
-    memcpy(runs, slot.runs, (size_t)slot.n_runs * sizeof *runs);
-    slot.runs = runs;
-    slot.n_runs = LENGTH;
-    CHECK(learner_prepare(l, &slot, 1) == OK && learner_launch(l) == OK);
+    memcpy(runs, last.runs, (size_t)last.n_runs * sizeof *runs);
+    last.runs = runs;
+    last.n_runs = LENGTH;
+    for (int64_t i = 0; i < slots->n; i++) list[i] = i + 1 < slots->n ? slots->slot + i : &last;
+    CHECK(learner_prepare(l, list, 1) == OK && learner_launch(l) == OK);
     CHECK(learner_norm(l, &norm) == OK && norm > 0 && isfinite(norm));
     free(runs);
 }
 
-static struct loader_slot slot_of(const struct bench_slots *slots, int64_t step)
+static struct loader_slot slot_of(const struct bench_slots *slots, int64_t step, int64_t i)
 {
-    struct loader_slot s = slots->slot[0];
+    struct loader_slot s = slots->slot[i];
 
     s.step = step;
-    if (step == 2) s.n_masks = 1;
-    if (step == 3) s.n_masks = 0;
+    if (step == 2 && i == 0) s.n_masks = 1;
+    if (step == 3 || (step == 4 && i == 1)) s.n_masks = 0;
     return s;
 }
 
 static void run(struct learner *l, const struct bench_slots *slots, bool graph, struct run *r)
 {
     const int64_t n = l->sam->params.n_floats;
-    struct loader_slot slot[STEPS];
+    struct loader_slot slot[STEPS][SLOTS];
+    const struct loader_slot *list[STEPS][SLOTS];
     const struct emu_item *item;
 
-    for (int i = 0; i < STEPS; i++) slot[i] = slot_of(slots, i);
+    for (int i = 0; i < STEPS; i++)
+        for (int k = 0; k < slots->n; k++) {
+            slot[i][k] = slot_of(slots, i, k);
+            list[i][k] = slot[i] + k;
+        }
     params_initialize(&l->sam->params, 7, l->host[0]);
     memset(l->host[1], 0, (size_t)n * 4);
     memset(l->host[2], 0, (size_t)n * 4);
@@ -71,12 +79,13 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
     learner_use_graph(l, graph);
     CHECK(l->graph == graph);
     emu_trace(true);
-    if (graph) CHECK(learner_prepare(l, slot, 7) == OK); /* replaced: it would be another update */
+    if (graph)
+        CHECK(learner_prepare(l, list[0], 7) == OK); /* replaced: it would be another update */
     for (int i = 0; i < STEPS; i++) {
-        if (i == 0 || !graph) CHECK(learner_prepare(l, slot + i, i + 1) == OK);
+        if (i == 0 || !graph) CHECK(learner_prepare(l, list[i], i + 1) == OK);
         CHECK(learner_launch(l) == OK);
-        if (graph && i + 1 < STEPS) CHECK(learner_prepare(l, slot + i + 1, i + 2) == OK);
-        CHECK(learner_losses(l, r->losses + i) == OK && learner_norm(l, r->norm + i) == OK);
+        if (graph && i + 1 < STEPS) CHECK(learner_prepare(l, list[i + 1], i + 2) == OK);
+        CHECK(learner_losses(l, r->losses[i]) == OK && learner_norm(l, r->norm + i) == OK);
     }
     emu_trace(false);
     r->n_items = emu_traced(&item);
@@ -105,17 +114,35 @@ static void same_items(const struct run *a, const struct run *b)
     CHECK(differ == 0 && launches > 1000);
 }
 
-static void check_precision(int precision, bool all_masks)
+/* Of the losses, and of what the state came to. */
+static void plausible(const struct run *r, int64_t n_slots, int64_t n)
+{
+    bool moved = false;
+
+    for (int i = 0; i < STEPS; i++) {
+        int64_t masks = 0;
+
+        for (int64_t k = 0; k < n_slots; k++) {
+            masks += r->losses[i][k].n_masks;
+            CHECK((r->losses[i][k].focal > 0) == (r->losses[i][k].n_masks > 0));
+        }
+        CHECK(isfinite(r->norm[i]) && (r->norm[i] > 0) == (masks > 0));
+    }
+    for (int64_t k = 1; k < n_slots; k++) CHECK(r->losses[0][k].focal != r->losses[0][k - 1].focal);
+    for (int64_t i = 0; i < n; i++) moved = moved || r->state[1][i] != 0;
+    CHECK(moved && r->losses[0][0].focal != r->losses[1][0].focal);
+}
+
+static void check_precision(int precision, bool all_masks, int64_t n_slots)
 {
     struct config c = tiny_config();
     struct comm *comm = NULL;
     struct learner l = { 0 };
     struct bench_slots slots = { 0 };
     struct run plain = { 0 }, graph = { 0 };
-    bool moved = false;
     int64_t n;
 
-    c.train_batch = 1;
+    c.train_batch = n_slots;
     c.train_rounds = 4;
     c.train_silent_rounds = 2;
     c.train_dropout = 0.1;
@@ -132,7 +159,7 @@ static void check_precision(int precision, bool all_masks)
     CHECK(l.graph);
     params_initialize(&l.sam->params, 7, l.host[0]);
     CHECK(learner_from_host(&l) == OK);
-    make_room(&l, slots.slot);
+    make_room(&l, &slots);
     for (int i = 0; i < 2; i++) {
         struct run *r = i ? &graph : &plain;
 
@@ -144,10 +171,7 @@ static void check_precision(int precision, bool all_masks)
     CHECK_SAME_BITS(plain.losses, graph.losses, (int64_t)sizeof plain.losses);
     CHECK_SAME_BITS(plain.norm, graph.norm, (int64_t)sizeof plain.norm);
     for (int i = 0; i < LEARNER_ARRAYS; i++) CHECK_SAME_BITS(plain.state[i], graph.state[i], n * 4);
-    for (int i = 0; i < STEPS; i++)
-        CHECK(isfinite(plain.norm[i]) && (plain.norm[i] > 0) == (plain.losses[i].n_masks > 0));
-    for (int64_t i = 0; i < n; i++) moved = moved || plain.state[1][i] != 0;
-    CHECK(moved && plain.losses[0].focal > 0 && plain.losses[0].focal != plain.losses[1].focal);
+    plausible(&plain, n_slots, n);
     for (int i = 0; i < LEARNER_ARRAYS; i++) {
         free(plain.state[i]);
         free(graph.state[i]);
@@ -162,7 +186,7 @@ static void check_precision(int precision, bool all_masks)
 int main(void)
 {
     CHECK(ops_emu.open() == OK);
-    check_precision(PRECISION_F32, true);
-    check_precision(PRECISION_BF16, false);
+    check_precision(PRECISION_F32, true, 3);
+    check_precision(PRECISION_BF16, false, 1);
     return check_done("emu_graph");
 }

@@ -55,9 +55,9 @@ static inline void tiny_create(struct tiny_sam *t, struct config c, const struct
     memset(t, 0, sizeof *t);
     t->config = c;
     CHECK(config_check(&t->config) == OK);
-    if (objective_scratch(&t->config, ops, chunk, points, &scratch) != OK ||
+    if (objective_scratch(&t->config, ops, 1, chunk, points, &scratch) != OK ||
         sam_create(&t->sam, &t->config, ops, chunk, points, scratch, true) != OK ||
-        objective_create(&t->objective, t->sam) != OK ||
+        objective_create(&t->objective, t->sam, 1) != OK ||
         objective_trace_begin(t->objective) != OK ||
         bench_slots_create(&t->slots, &t->config) != OK)
         exit(1);
@@ -104,6 +104,7 @@ static inline double tiny_slot(struct tiny_sam *t, int64_t slot, int64_t step)
     struct objective_losses l;
 
     s.step = step;
+    CHECK(objective_begin(t->objective) == OK);
     CHECK(objective_slot(t->objective, &s, t->grads, NULL, NULL, NULL) == OK);
     objective_launched(t->objective);
     CHECK(objective_losses(t->objective, &l) == OK);
