@@ -114,7 +114,7 @@ struct config_list {
     CHOICE(run, fuse_norms, "auto", "auto|off|on",                                                 \
            "the encoder's residual sums and the norms behind them as one op")                      \
     CHOICE(run, graph, "auto", "auto|off|on",                                                      \
-           "on a device: a step of one image recorded ahead and launched as one graph; the same "  \
+           "on a device: a step of one rank recorded ahead and launched as one graph; the same "   \
            "bits without")                                                                         \
     INT(run, threads, 0, 0, 1024,                                                                  \
         "threads of the CPU backend a rank; 0: the node's cores over its ranks")                   \
