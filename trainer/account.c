@@ -194,6 +194,8 @@ static void add_update(struct account *a, const struct cost *k, const struct siz
     if (k->compute == BF16)
         add(a, BENCH_ENCODER_BACKWARD, "cast", z->images, z->images * 6 * z->tokens * z->channels);
     add(a, BENCH_SUMS, "zero", z->images, z->images * 4 * z->n_params);
+    if (z->images > 1) /* a tree's merges; where one rank has all images */
+        add(a, BENCH_SUMS, "accumulate", z->images - 1, (z->images - 1) * 12 * z->n_params);
     add(a, BENCH_SUMS, "grad_norm", 1, 4 * z->n_params);
     add(a, BENCH_OPTIMIZER, "adamw", 1, (k->compute == BF16 ? 30 : 28) * z->n_params);
 }

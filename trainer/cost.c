@@ -1,5 +1,6 @@
 #include "trainer/cost.h"
 
+#include "cluster/plan.h"
 #include "trainer/image_encoder.h"
 #include "trainer/mask_decoder.h"
 #include "trainer/objective.h"
@@ -200,6 +201,7 @@ enum status cost_of(const struct config *c, const struct ops *ops, struct cost *
     k.n_params = params.n_trained;
     k.n_tensors = params.n;
     k.weights_bytes = params.n_floats * (int64_t)sizeof(float);
+    k.n_gradients = plan_levels((struct plan_range){ 0, c->train_batch });
     k.checkpoint_bytes = 3 * k.weights_bytes;
     s = programs_cost(&r, &k);
     params_destroy(&params);

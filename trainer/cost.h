@@ -35,7 +35,8 @@ struct cost {
         decoder_bytes; /* one chunk of masks, one round (all rounds when back-propagating through them) */
     int64_t encoder_scratch, decoder_scratch; /* an op's at most */
     int64_t weights_bytes;                    /* of one f32 buffer: weights, a gradient, a moment */
-    int64_t checkpoint_bytes;                 /* weights and both moments */
+    int n_gradients; /* that one rank with all images holds at once, to sum them (cluster/plan.h) */
+    int64_t checkpoint_bytes; /* weights and both moments */
 };
 
 /* ops: the device's, whose precision and fused ops the account follows; no op runs, and it need not be open. */

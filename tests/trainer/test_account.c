@@ -62,6 +62,7 @@ static void bytes(void)
     CHECK(k.compute == F32);
     r = find(&a, BENCH_OPTIMIZER, "adamw");
     CHECK(r && r->bytes == 28 * (double)k.weights_bytes / 4);
+    CHECK(!find(&a, BENCH_SUMS, "accumulate") && k.n_gradients == 1);
     /* norms of 12 blocks, twice: x, y, gamma, beta, mean, rstd; two norms of the neck's 256 channels */
     r = find(&a, BENCH_ENCODER_FORWARD, "layernorm");
     CHECK(r && r->calls == 26 &&
@@ -75,6 +76,33 @@ static void bytes(void)
           r->bytes == 4 * (24 * 3 * tokens * wide + 23 * (tokens * wide + 2 * wide + 2 * tokens)));
     r = find(&a, BENCH_ENCODER_FORWARD, "layernorm");
     CHECK(r && r->calls == 3);
+}
+
+/* Images of a step beyond the first: one merge of gradients each, and a gradient more for each level of the tree. */
+static void sums(void)
+{
+    static const struct {
+        const char *batch;
+        int images, gradients;
+    } steps[] = { { "train.batch=2", 2, 2 },
+                  { "train.batch=3", 3, 2 },
+                  { "train.batch=4", 4, 3 },
+                  { "train.batch=256", 256, 9 } };
+
+    for (int i = 0; i < 4; i++) {
+        struct config c;
+        struct cost k;
+        struct account a;
+        const struct account_row *r;
+        const double merges = steps[i].images - 1;
+
+        load(&c, "vit_b");
+        CHECK(config_override(&c, steps[i].batch) == OK);
+        CHECK(cost_of(&c, &ops_cpu, &k) == OK && account_of(&c, &ops_cpu, &k, &a) == OK);
+        CHECK(k.n_gradients == steps[i].gradients);
+        r = find(&a, BENCH_SUMS, "accumulate");
+        CHECK(r && r->calls == merges && r->bytes == merges * 12 * (double)k.weights_bytes / 4);
+    }
 }
 
 /* The attention's square is said where it would be: 12 heads of 4096 × 4096. */
@@ -110,6 +138,7 @@ int main(void)
 {
     reference();
     bytes();
+    sums();
     attention();
     roofline();
     return check_done("test_account");
