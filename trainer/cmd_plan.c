@@ -41,6 +41,8 @@ static void print_text(const struct plan *p)
 {
     const struct config *c = &p->config;
     const struct cost *k = &p->cost;
+    /* several ranks sum on the host, and have one on the device */
+    const int n_gradients = p->gpus > 1 ? 1 : k->n_gradients;
 
     printf("model      %s, %lld × %lld pixels\n", c->model_name, (long long)c->model_image_size,
            (long long)c->model_image_size);
@@ -58,8 +60,8 @@ static void print_text(const struct plan *p)
            p->flops / 1e18);
     printf("memory a rank, device %s, activations in %s, GB\n", p->ops->name,
            dtype_name(k->compute));
-    printf("  weights, gradient, two moments      %8.3f\n",
-           (k->compute == BF16 ? 4.5 : 4.0) * (double)k->weights_bytes / 1e9);
+    printf("  weights, two moments, gradients: %-4d%8.3f\n", n_gradients,
+           ((k->compute == BF16 ? 3.5 : 3.0) + n_gradients) * (double)k->weights_bytes / 1e9);
     printf("  encoder activations                 %8.3f\n", (double)k->encoder_bytes / 1e9);
     printf("  encoder activations, recomputed     %8.3f   train.recompute=true\n",
            (double)k->encoder_bytes_recomputed / 1e9);
