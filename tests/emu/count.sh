@@ -5,11 +5,19 @@ samforge=${1:?usage: $0 SAMFORGE_EMU}
 cd "$(dirname "$0")/../.."
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-"$samforge" bench step configs/vit_h.yaml --device emu --count --json train.batch=1 train.masks=64 train.rounds=11 \
-    train.drop_path=0 train.dropout=0 train.recompute=false >"$out"
+# count BATCH: of a step of so many images
+count() {
+    "$samforge" bench step configs/vit_h.yaml --device emu --count --json train.batch="$1" train.masks=64 train.rounds=11 \
+        train.drop_path=0 train.dropout=0 train.recompute=false >"$out"
+}
 number() { sed -n "s/^  \"$1\": \([0-9.e+]*\),*\$/\1/p" "$out"; }
 # what the account of docs/performance.md says of it
 said() { grep -q "$1" docs/performance.md || { echo "FAILED: docs/performance.md does not say $1"; exit 1; }; }
+for batch in 2 3 4 8 16; do
+    count $batch
+    said "| $batch | $(number launches | sed 's/\(...\)$/,\1/') | [0-9]* | $(number memory | awk '{ printf "%.1f", $1 / 1e9 }') |"
+done
+count 1
 said "| launches | .*.*| $(number launches | sed 's/\(...\)$/,\1/') |"
 said "$(number decoder_bytes | awk '{ printf "%.1f GB of operands", $1 / 1e9 }')"
 awk -v decoder="$(number decoder_bytes)" -v tensor="$(number attention_tensor_bytes)" \
