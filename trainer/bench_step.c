@@ -168,7 +168,7 @@ static enum status launch_step(struct bench *b, double *data)
 static enum status step(struct bench *b, int64_t timed)
 {
     const struct objective_times before = objective_times(b->learner.objective);
-    const double began = clock_seconds();
+    const double began = clock_seconds(), summed = b->learner.sum_seconds;
     double data = 0, sums = 0, in_parts;
     struct objective_times t;
 
@@ -184,6 +184,7 @@ static enum status step(struct bench *b, int64_t timed)
     b->seconds[BENCH_LOSS][timed] = t.loss - before.loss;
     b->seconds[BENCH_DECODER_BACKWARD][timed] = t.decoder_backward - before.decoder_backward;
     b->seconds[BENCH_ENCODER_BACKWARD][timed] = t.encoder_backward - before.encoder_backward;
+    sums += b->learner.sum_seconds - summed;
     b->seconds[BENCH_SUMS][timed] = sums;
     in_parts = data + sums;
     for (int i = BENCH_ENCODER_FORWARD; i <= BENCH_ENCODER_BACKWARD; i++)

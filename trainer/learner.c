@@ -5,6 +5,7 @@
 
 #include "kernels/base/arena.h"
 #include "kernels/base/check.h"
+#include "kernels/base/clock.h"
 #include "trainer/schedule.h"
 #include "trainer/staging.h"
 
@@ -199,8 +200,10 @@ static enum status hand_over(struct learner *l, float *grads)
 static enum status slot_on_device(struct learner *l, const struct loader_slot *slot, float *grads)
 {
     struct sam *s = l->sam;
+    double since = clock_seconds();
 
     TRY(s->ops->zero(grads, s->params.n_floats * 4, &s->stream));
+    TRY(objective_lap(l->objective, &since, &l->sum_seconds));
     return objective_slot(l->objective, slot, grads, NULL, NULL, NULL);
 }
 
@@ -298,18 +301,21 @@ static enum status merge(struct learner *l, int below, int top)
 static enum status queue_slots(struct learner *l)
 {
     struct plan_range stack[PLAN_BLOCKS_MAX];
+    double since = clock_seconds();
     int depth = 0;
 
     for (int64_t i = l->slots.begin; i < l->slots.end; i++) {
         int top = depth;
 
         TRY(slot_on_device(l, l->slot[i], level(l, top)));
+        since = clock_seconds();
         for (int merges = plan_push(stack, &depth, i); merges > 0; merges--, top--)
             TRY(merge(l, top - 1, top));
+        TRY(objective_lap(l->objective, &since, &l->sum_seconds));
     }
     for (int i = 1; i < depth; i++) TRY(merge(l, 0, i));
     l->total = level(l, 0);
-    return OK;
+    return objective_lap(l->objective, &since, &l->sum_seconds);
 }
 
 static enum status queue_step(struct learner *l)

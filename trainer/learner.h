@@ -35,6 +35,7 @@ struct learner {
     void *host_room;             /* of the copies; owned */
     struct adamw_segment *segment;
     int64_t encoder_end; /* floats: all behind is complete once the decoder is */
+    double sum_seconds;  /* of zeroing and merging on the device, as objective_times */
     enum status ready;   /* the first failure of grad_sync_ready, which is told by callbacks */
     bool graph;          /* steps are recorded when prepared */
     const struct loader_slot *const *slot; /* (slots) of the prepared step */

@@ -235,8 +235,7 @@ void objective_destroy(struct objective *o)
     free(o);
 }
 
-/* Seconds since *since, which becomes now; while timed, with all that was queued done. */
-static enum status lap(struct objective *o, double *since, double *sum)
+enum status objective_lap(struct objective *o, double *since, double *sum)
 {
     if (o->timed) TRY(o->sam->ops->sync(&o->sam->stream));
     *sum += clock_lap(since);
@@ -382,7 +381,7 @@ static enum status forward_round(struct objective *o, struct round *r, struct hi
     double since = clock_seconds();
 
     TRY(sam_decode(s, r->kind, r->kept, &r->logits, &r->iou));
-    TRY(lap(o, &since, &o->times.decoder_forward));
+    TRY(objective_lap(o, &since, &o->times.decoder_forward));
     r->loss = o->loss;
     r->prompt = o->prompt;
     if (r->kind == SAM_FIRST_ALL) r->loss.candidates = r->prompt.candidates = o->candidates;
@@ -394,7 +393,7 @@ static enum status forward_round(struct objective *o, struct round *r, struct hi
     history_add(&o->history, e, &r->value, &r->selected);
     TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->gt, r->iou, o->valid, &r->loss,
                               &s->stream));
-    return lap(o, &since, &o->times.loss);
+    return objective_lap(o, &since, &o->times.loss);
 }
 
 /* through: d_mask holds what the next round's backward says of this round's fed-back mask, and gets the same for the round before. */
@@ -408,13 +407,13 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
     TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, r->selected, r->logits, o->gt, r->iou,
                               o->valid, o->weight, 1, &r->loss, &s->stream));
-    TRY(lap(o, &since, &o->times.loss));
+    TRY(objective_lap(o, &since, &o->times.loss));
     if (through) {
         TRY(s->ops->prompt_next_bwd(d_logits, o->d_mask, r->iou, &r->prompt, &s->stream));
         TRY(s->ops->zero(o->d_mask.data, tensor_bytes(o->d_mask), &s->stream));
     }
     TRY(sam_decode_backward(s, r->kind, r->kept, grads, o->d_mask.data));
-    return lap(o, &since, &o->times.decoder_backward);
+    return objective_lap(o, &since, &o->times.decoder_backward);
 }
 
 /* The next round's prompts from this round's answer. */
@@ -438,7 +437,7 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
     TRY(put_n_tokens(o, to, *n_points));
     TRY(put_key(o, to->key, rng_sub(dropout, (uint64_t)r->index + 1)));
     TRY(trace(o, to, *n_points));
-    return lap(o, &since, &o->times.prompts);
+    return objective_lap(o, &since, &o->times.prompts);
 }
 
 static enum status run_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin,
@@ -463,7 +462,7 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
     TRY(put_n_tokens(o, s->prompts, n_points));
     TRY(put_key(o, s->prompts->key, dropout));
     TRY(trace(o, s->prompts, n_points));
-    TRY(lap(o, &since, &o->times.prompts));
+    TRY(objective_lap(o, &since, &o->times.prompts));
     for (int i = 0; i < plan->n_rounds; i++) {
         struct round *r = round + i;
 
@@ -521,13 +520,13 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
                            (uint64_t)slot->slot)));
     TRY(sam_encode(s, slot->pixels, slot->new_height, slot->new_width));
     TRY(s->ops->zero(s->d_embedding.data, tensor_bytes(s->d_embedding), &s->stream));
-    TRY(lap(o, &since, &o->times.encoder_forward));
+    TRY(objective_lap(o, &since, &o->times.encoder_forward));
     for (int64_t begin = 0; begin < slot->n_masks; begin += s->M)
         TRY(run_chunk(o, slot, begin, &plan, grads));
     if (decoder_done) decoder_done(context);
     since = clock_seconds();
     TRY(sam_encode_backward(s, grads, param_ready, context));
-    return lap(o, &since, &o->times.encoder_backward);
+    return objective_lap(o, &since, &o->times.encoder_backward);
 }
 
 void objective_time(struct objective *o, bool timed)

@@ -35,6 +35,9 @@ struct objective_times {
 void objective_time(struct objective *o, bool timed);
 struct objective_times objective_times(const struct objective *o);
 
+/* For what is queued between slots, to be timed alike: seconds since *since, which becomes now, are added to *sum. */
+enum status objective_lap(struct objective *o, double *since, double *sum) MUST_CHECK;
+
 /* Takes what room this slot needs beyond any before it: objective_slot does too, but a step that is being recorded may not. */
 enum status objective_reserve(struct objective *o, const struct loader_slot *slot) MUST_CHECK;
 

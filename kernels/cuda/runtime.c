@@ -193,8 +193,8 @@ enum status runtime_alloc(void **p, int64_t bytes)
         (void)cudaGetLastError(); /* it is said here, not by the next launch */
         (void)cudaMemGetInfo(&unused, &all);
         FAIL(E_MEMORY,
-             "%.3f GiB of GPU memory, of which %.3f of %.3f GiB are free: lower train.chunk, or "
-             "set train.recompute",
+             "%.3f GiB of GPU memory, of which %.3f of %.3f GiB are free: lower train.chunk, "
+             "set train.recompute, or give each GPU fewer images of train.batch",
              (double)bytes / (1024.0 * 1024 * 1024), (double)unused / (1024.0 * 1024 * 1024),
              (double)all / (1024.0 * 1024 * 1024));
     }
