@@ -64,6 +64,12 @@ struct loop {
     int64_t agreed[AGREE_COUNT];
 };
 
+/* The longest of a phase that names no limit of its own. */
+static int64_t watchdog_ms(const struct config *c)
+{
+    return c->run_timeout_s * 1000 + WATCHDOG_MARGIN_MS;
+}
+
 /* ---- gradients ------------------------------------------------------------------------------ */
 static enum status next_slot(struct loop *l, int64_t step, int64_t index)
 {
@@ -104,6 +110,12 @@ static enum status prepare(struct loop *l, int64_t step, int64_t update)
     return learner_prepare(&l->learner, l->slot, update);
 }
 
+/* A device step tells nothing of its progress: it may take as long as all its images would one by one. */
+static int64_t step_limit_ms(const struct loop *l)
+{
+    return l->c->train_batch * watchdog_ms(l->c);
+}
+
 static bool last_of_process(const struct loop *l)
 {
     return l->o->stop_after > 0 && l->own_steps + 1 >= l->o->stop_after;
@@ -118,14 +130,14 @@ static enum status run_on_device(struct loop *l)
     TRY(l->next_failed);
     if (l->n_held == 0 || l->learner.update != l->at.updates + 1)
         TRY(prepare(l, l->at.step, l->at.updates + 1));
-    watchdog_feed("forward and backward", l->at.step, 0);
+    watchdog_feed("forward and backward", l->at.step, step_limit_ms(l));
     TRY(learner_launch(&l->learner));
     for (int64_t i = 0; i < l->n_held; i++) n_masks += l->slot[i]->n_masks;
     slots_done(l);
     if (l->at.step + 1 < l->c->train_steps &&
         !last_of_process(l)) /* a failure is the next step's */
         l->next_failed = prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0));
-    watchdog_feed("waiting for the device", l->at.step, 0);
+    watchdog_feed("waiting for the device", l->at.step, step_limit_ms(l));
     TRY(learner_losses(&l->learner, l->losses));
     return learner_norm(&l->learner, &l->grad_norm);
 }
@@ -530,7 +542,7 @@ static enum status create(struct loop *l)
                                                .argc = l->o->argc,
                                                .fresh = l->o->fresh };
 
-    TRY(watchdog_start(l->comm, l->c->run_timeout_s * 1000 + WATCHDOG_MARGIN_MS));
+    TRY(watchdog_start(l->comm, watchdog_ms(l->c)));
     watchdog_feed("setting up", 0, 0);
     TRY(open_data(l));
     TRY(open_device(l));
