@@ -82,8 +82,12 @@ struct checkpoint;
 enum status checkpoint_open(struct checkpoint **k, const char *path) MUST_CHECK;
 void checkpoint_close(struct checkpoint *k); /* accepts NULL */
 
-/* Of a run's folder: how many checkpoints of later steps do not verify. */
-int checkpoint_damaged(const struct checkpoint *k);
+/* Of a run's folder: how many checkpoints do not verify that were committed after this one; and how many of later steps have no
+ * manifest that says when they were committed: they may be newer. */
+struct checkpoint_damage {
+    int newer, unreadable;
+};
+struct checkpoint_damage checkpoint_damage(const struct checkpoint *k);
 
 struct checkpoint_manifest;
 const struct checkpoint_manifest *checkpoint_manifest(const struct checkpoint *k);

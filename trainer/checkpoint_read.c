@@ -17,7 +17,7 @@
 struct checkpoint {
     struct checkpoint_manifest m;
     char folder[DURABLE_PATH];
-    int n_damaged;
+    struct checkpoint_damage damage;
 };
 
 const struct checkpoint_manifest *checkpoint_manifest(const struct checkpoint *k)
@@ -25,9 +25,9 @@ const struct checkpoint_manifest *checkpoint_manifest(const struct checkpoint *k
     return &k->m;
 }
 
-int checkpoint_damaged(const struct checkpoint *k)
+struct checkpoint_damage checkpoint_damage(const struct checkpoint *k)
 {
-    return k->n_damaged;
+    return k->damage;
 }
 
 void checkpoint_close(struct checkpoint *k)
@@ -72,6 +72,7 @@ static bool has(const char *folder, const char *name)
 enum status checkpoint_open(struct checkpoint **k, const char *path)
 {
     struct checkpoint_folders l;
+    struct checkpoint_damage damage = { 0 };
     enum status s = E_CORRUPT;
 
     if (access(path, F_OK) != 0)
@@ -86,10 +87,13 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
     TRY(checkpoint_folders_list(&l, path, false));
     for (int i = 0; i < l.n && s != OK && l.at[i].sequence >= 0; i++) {
         s = open_folder(k, l.at[i].path);
-        if (s != OK) log_warn("%s is damaged and not used", l.at[i].path);
+        if (s == OK) continue;
+        log_warn("%s is damaged and not used", l.at[i].path);
+        damage.newer++;
     }
     for (int i = 0; i < l.n && s == OK; i++)
-        (*k)->n_damaged += l.at[i].step > (*k)->m.counters.step;
+        damage.unreadable += l.at[i].sequence < 0 && l.at[i].step > (*k)->m.counters.step;
+    if (s == OK) (*k)->damage = damage;
     checkpoint_folders_destroy(&l);
     if (s != OK)
         FAIL(s, "%s holds no checkpoint that verifies: restore one from a copy, or train anew",
@@ -182,11 +186,11 @@ static enum status describe_json(const struct checkpoint *k, FILE *f)
         json_array_append_new(tensors,
                               json_pack("{ss so}", "name", m->tensor[i].name, "shape", dims));
     }
-    root = json_pack("{ss ss ss ss si sI sI so so ss sb si}", "kind", "checkpoint", "path",
+    root = json_pack("{ss ss ss ss si sI sI so so ss sb si si}", "kind", "checkpoint", "path",
                      k->folder, "run", m->run, "written", m->written, "n_ranks", m->n_ranks,
                      "values", (json_int_t)m->n, "bytes", (json_int_t)total_bytes(m), "counters",
                      counters, "tensors", tensors, "config", m->config, "verified", 1,
-                     "newer_damaged", k->n_damaged);
+                     "newer_damaged", k->damage.newer, "unreadable", k->damage.unreadable);
     bad = !root || json_dumpf(root, f, JSON_INDENT(1)) != 0 || fputc('\n', f) == EOF;
     json_decref(root);
     if (bad) FAIL(E_IO, "the description could not be written");

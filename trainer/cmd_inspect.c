@@ -186,24 +186,30 @@ static enum status inspect_weights(const char *path, bool verify, bool json)
 
 static enum status inspect_checkpoint(const char *path, bool json)
 {
+    struct checkpoint_damage damage;
     struct checkpoint *k;
     int64_t step;
-    int damaged;
     enum status s;
 
     TRY(checkpoint_open(&k, path));
-    damaged = checkpoint_damaged(k);
+    damage = checkpoint_damage(k);
     step = checkpoint_manifest(k)->counters.step;
     s = checkpoint_describe(k, stdout, json);
     checkpoint_close(k);
     TRY(s);
-    if (damaged > 0)
+    if (damage.newer > 0)
         FAIL(
             E_CORRUPT,
             "inspect: %s: %d newer checkpoint%s damaged, and what is shown is the last one before, "
             "of step %" PRId64 ", from which the run would go on: restore what is damaged from a "
             "copy, or remove it",
-            path, damaged, damaged == 1 ? " is" : "s are", step);
+            path, damage.newer, damage.newer == 1 ? " is" : "s are", step);
+    if (damage.unreadable > 0)
+        FAIL(E_CORRUPT,
+             "inspect: %s: %d damaged without a manifest that says when it was saved, of a later "
+             "step than %" PRId64 ", which is shown and from which the run would go on: restore "
+             "what is damaged from a copy, or remove it",
+             path, damage.unreadable, step);
     return OK;
 }
 

@@ -72,10 +72,34 @@ for file in rank-0000.h5 manifest.json; do
     cp -r "$stage/run" "$stage/copy"
     printf damage | dd of="$stage/copy/checkpoints/step-00000008/$file" bs=1 seek=300 conv=notrunc status=none
     ends 4 inspect "$samforge" inspect "$stage/copy"
-    says "step 6," "1 newer checkpoint is damaged" "restore"
+    says "step 6," "restore"
+    case $file in
+    manifest.json) says "1 damaged without a manifest" ;; # whether it is newer, only the manifest told
+    *) says "1 newer checkpoint is damaged" ;;
+    esac
     ends 4 inspect "$samforge" inspect "$stage/copy" --json
-    says '"newer_damaged": 1'
+    case $file in
+    manifest.json) says '"newer_damaged": 0' '"unreadable": 1' ;;
+    *) says '"newer_damaged": 1' '"unreadable": 0' ;;
+    esac
 done
+
+say "rolled back: the newest is not of the greatest step"
+rm -rf "$stage/copy"
+cp -r "$stage/run" "$stage/copy"
+damage() { printf damage | dd of="$stage/copy/checkpoints/step-0000000$1/rank-0000.h5" bs=1 seek=300 conv=notrunc status=none; }
+damage 8
+ends 85 rolled "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" --stop-after 1
+says "resumed at step 6"
+ends 0 inspect "$samforge" inspect "$stage/copy" # 8 is damaged, and older than 7
+says "step 7,"
+rm -rf "$stage/copy/checkpoints/step-00000008"
+cp -r "$stage/run/checkpoints/step-00000008" "$stage/copy/checkpoints"
+ends 0 inspect "$samforge" inspect "$stage/copy"
+says "step 7,"
+damage 7
+ends 4 inspect "$samforge" inspect "$stage/copy"
+says "step 8," "1 newer checkpoint is damaged"
 
 say "anew, with weights out of the folder that is set aside"
 once="train.steps=1 optim.milestones=[3]"
