@@ -12,8 +12,9 @@ static enum status step(struct learner *l, const struct bench_slots *slots)
     double exposed, norm;
 
     if (!l->sync) {
-        TRY(learner_prepare(l, slots->list, 1));
-        TRY(learner_launch(l));
+        TRY(learner_begin(l));
+        for (int64_t i = 0; i < slots->n; i++) TRY(learner_add(l, slots->slot + i));
+        TRY(learner_end(l, 1));
         return learner_norm(l, &norm);
     }
     for (int64_t i = 0; i < slots->n; i++) {

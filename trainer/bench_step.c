@@ -24,7 +24,7 @@ struct bench {
     struct bench_slots made_up;
     double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
     int64_t at;
-    const struct loader_slot **slot; /* (batch): n_held of the step at hand, or of the next */
+    const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
     int64_t n_held;
     bool ahead; /* prepare the next step while the device works */
 };
@@ -74,7 +74,7 @@ static enum status create(struct bench *b, const char *data)
     params_initialize(&b->learner.sam->params, 0, b->learner.host[0]);
     TRY(learner_from_host(&b->learner));
     if (!data) return bench_slots_create(&b->made_up, c);
-    held = b->learner.sync ? 1 : c->train_batch;
+    held = b->learner.graph ? c->train_batch : 1;
     TRY(shard_set_open(&b->set, data));
     return loader_create(&b->loader,
                          &(struct loader_options){ .set = b->set,
@@ -152,7 +152,7 @@ static enum status prepare(struct bench *b, int64_t step, double *data)
     return learner_prepare(&b->learner, b->slot, step + 1);
 }
 
-/* A step as a whole, as the loop runs it: the next one is prepared while the device works. */
+/* A recorded step, as the loop runs it: the next one is prepared while the device works. */
 static enum status launch_step(struct bench *b, double *data)
 {
     double norm;
@@ -164,6 +164,23 @@ static enum status launch_step(struct bench *b, double *data)
     return learner_norm(&b->learner, &norm); /* waits */
 }
 
+/* A step on the device that is not recorded, as the loop runs it. */
+static enum status queue_step(struct bench *b, double *data)
+{
+    double since, norm;
+
+    TRY(learner_begin(&b->learner));
+    for (int64_t i = 0; i < b->c->train_batch; i++) {
+        since = clock_seconds();
+        TRY(next_slot(b, b->at, i));
+        *data += clock_lap(&since);
+        TRY(learner_add(&b->learner, b->slot[0]));
+        slots_done(b);
+    }
+    TRY(learner_end(&b->learner, b->at + 1));
+    return learner_norm(&b->learner, &norm); /* waits */
+}
+
 /* One step; its phases into seconds[…][at] when timed. */
 static enum status step(struct bench *b, int64_t timed)
 {
@@ -172,7 +189,10 @@ static enum status step(struct bench *b, int64_t timed)
     double data = 0, sums = 0, in_parts;
     struct objective_times t;
 
-    TRY(b->learner.sync ? add_slots(b, &data, &sums) : launch_step(b, &data));
+    if (b->learner.sync)
+        TRY(add_slots(b, &data, &sums));
+    else
+        TRY(b->learner.graph ? launch_step(b, &data) : queue_step(b, &data));
     b->at++;
     if (timed < 0) return OK;
     t = objective_times(b->learner.objective);

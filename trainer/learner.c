@@ -297,38 +297,65 @@ static enum status merge(struct learner *l, int below, int top)
     return s->ops->accumulate(level(l, below), level(l, top), s->params.n_floats, &s->stream);
 }
 
-/* The gradients of all slots, and their sum: in the order of grad_sync. */
-static enum status queue_slots(struct learner *l)
+static enum status queue_begin(struct learner *l)
 {
-    struct plan_range stack[PLAN_BLOCKS_MAX];
-    double since = clock_seconds();
-    int depth = 0;
+    ASSERT(!l->sync);
+    l->depth = 0;
+    l->masks = 0;
+    return objective_begin(l->objective);
+}
 
-    for (int64_t i = l->slots.begin; i < l->slots.end; i++) {
-        int top = depth;
+/* Its gradient, and the sums that it completes: in the order of grad_sync. */
+static enum status queue_slot(struct learner *l, const struct loader_slot *slot)
+{
+    int top = l->depth;
+    double since;
 
-        TRY(slot_on_device(l, l->slot[i], level(l, top)));
-        since = clock_seconds();
-        for (int merges = plan_push(stack, &depth, i); merges > 0; merges--, top--)
-            TRY(merge(l, top - 1, top));
-        TRY(objective_lap(l->objective, &since, &l->sum_seconds));
-    }
-    for (int i = 1; i < depth; i++) TRY(merge(l, 0, i));
-    l->total = level(l, 0);
+    l->step = slot->step;
+    l->masks += slot->n_masks;
+    TRY(slot_on_device(l, slot, level(l, top)));
+    since = clock_seconds();
+    for (int merges = plan_push(l->stack, &l->depth, slot->slot); merges > 0; merges--, top--)
+        TRY(merge(l, top - 1, top));
     return objective_lap(l->objective, &since, &l->sum_seconds);
 }
 
-static enum status queue_step(struct learner *l)
+static enum status queue_end(struct learner *l, int64_t t)
 {
-    int64_t masks = 0;
+    double since = clock_seconds();
 
-    TRY(objective_begin(l->objective));
-    TRY(queue_slots(l));
+    for (int i = 1; i < l->depth; i++) TRY(merge(l, 0, i));
+    l->total = level(l, 0);
+    TRY(objective_lap(l->objective, &since, &l->sum_seconds));
     TRY(objective_squares(l->objective, square(l, 1)));
     TRY(queue_norm(l));
-    for (int64_t i = l->slots.begin; i < l->slots.end; i++) masks += l->slot[i]->n_masks;
-    if (masks == 0) return OK; /* nothing to learn from */
-    return learner_update(l, (double)masks, l->slot[0]->step, l->update);
+    if (l->masks == 0) return OK; /* nothing to learn from */
+    return learner_update(l, (double)l->masks, l->step, t);
+}
+
+enum status learner_begin(struct learner *l)
+{
+    ASSERT(!l->graph);
+    return queue_begin(l);
+}
+
+enum status learner_add(struct learner *l, const struct loader_slot *slot)
+{
+    return queue_slot(l, slot);
+}
+
+enum status learner_end(struct learner *l, int64_t t)
+{
+    TRY(queue_end(l, t));
+    objective_launched(l->objective);
+    return OK;
+}
+
+static enum status queue_prepared(struct learner *l)
+{
+    TRY(queue_begin(l));
+    for (int64_t i = l->slots.begin; i < l->slots.end; i++) TRY(queue_slot(l, l->slot[i]));
+    return queue_end(l, l->update);
 }
 
 enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t)
@@ -336,14 +363,13 @@ enum status learner_prepare(struct learner *l, const struct loader_slot *const *
     struct sam *s = l->sam;
     enum status queued;
 
-    ASSERT(!l->sync);
+    ASSERT(l->graph);
     l->slot = slot;
     l->update = t;
-    if (!l->graph) return OK;
     for (int64_t i = l->slots.begin; i < l->slots.end; i++)
         TRY(objective_reserve(l->objective, slot[i]));
     TRY(s->ops->record_begin(&s->stream));
-    queued = queue_step(l);
+    queued = queue_prepared(l);
     KEEP_FIRST(queued, s->ops->record_end(queued == OK, &s->stream));
     return queued;
 }
@@ -351,7 +377,7 @@ enum status learner_prepare(struct learner *l, const struct loader_slot *const *
 enum status learner_launch(struct learner *l)
 {
     ASSERT(l->slot);
-    TRY(l->graph ? l->sam->ops->replay(&l->sam->stream) : queue_step(l));
+    TRY(l->sam->ops->replay(&l->sam->stream));
     l->slot = NULL;
     objective_launched(l->objective);
     return OK;

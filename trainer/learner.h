@@ -1,9 +1,9 @@
 /* A model that learns: the SAM, its objective, the sums of its gradients over slots and ranks, and AdamW's state. What a step
  * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create.
  *
- * Where one rank has all slots, on a device (sync is NULL), a step is prepared and launched as a whole, as one graph where the
- * device has graphs and run.graph allows, and nothing of it waits for the device until losses or norm are asked for. Elsewhere a
- * step is made of its parts: slot and losses for each slot, sum, norm, update.
+ * Where one rank has all slots, on a device (sync is NULL), nothing of a step waits for the device until losses or norm are asked
+ * for. It is prepared and launched as one graph where the device has graphs and run.graph allows (graph); else it is queued: begin,
+ * add for each slot, end. Elsewhere a step is made of its parts: slot and losses for each slot, sum, norm, update.
  *
  * Gradients on a device: where one rank has all slots they are summed there, along the tree of plan.h, with one full gradient for
  * each of its levels. With several ranks a slot's are copied to the host when they are complete, summed there over slots and
@@ -37,9 +37,12 @@ struct learner {
     int64_t encoder_end; /* floats: all behind is complete once the decoder is */
     double sum_seconds;  /* of zeroing and merging on the device, as objective_times */
     enum status ready;   /* the first failure of grad_sync_ready, which is told by callbacks */
-    bool graph;          /* steps are recorded when prepared */
-    const struct loader_slot *const *slot; /* (slots) of the prepared step */
-    int64_t update;                        /* number of the prepared step's update */
+    bool graph;          /* steps are recorded */
+    const struct loader_slot *const *slot;    /* (slots) of the prepared step */
+    int64_t update;                           /* number of the prepared step's update */
+    struct plan_range stack[PLAN_BLOCKS_MAX]; /* of the step being queued: what each level sums */
+    int depth;
+    int64_t step, masks; /* of its slots */
 };
 
 /* Local. E_CONFIG when the configuration demands a step that this device cannot make on so many ranks; create asks it too. */
@@ -55,7 +58,13 @@ void learner_destroy(struct learner *l); /* accepts half-built ones */
 enum status learner_to_host(struct learner *l, int64_t begin, int64_t end) MUST_CHECK;
 enum status learner_from_host(struct learner *l) MUST_CHECK;
 
-/* Local; a whole step, where sync is NULL. prepare: the step of these slots, all of it in order, is the next to launch, with the
+/* Local; a step that is not recorded, where sync is NULL: queued slot by slot, all of it in order, none waited for. What add was
+ * given is copied. It ends with update t (from 1) if there are masks, at the learning rate of its slots' step. */
+enum status learner_begin(struct learner *l) MUST_CHECK;
+enum status learner_add(struct learner *l, const struct loader_slot *slot) MUST_CHECK;
+enum status learner_end(struct learner *l, int64_t t) MUST_CHECK;
+
+/* Local; a recorded step, where graph is set. prepare: the step of these slots, all of it in order, is the next to launch, with the
  * learning rate of its step and, if there are masks, as update t (from 1); while the step before may still run. It takes the place
  * of one that was not launched. List and slots must stay until launch. launch: the step is queued. */
 enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot,

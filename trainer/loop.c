@@ -43,7 +43,7 @@ struct loop {
     struct shard_set *train_set, *val_set;
     struct learner learner;
     struct loader *loader;
-    const struct loader_slot **slot; /* (batch): n_held being worked on, or of the prepared step */
+    const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
     int64_t n_held;
     enum status next_failed; /* preparing it */
     struct ledger *ledger;   /* rank 0 */
@@ -104,6 +104,19 @@ static enum status add_gradients(struct loop *l)
     return learner_norm(&l->learner, &l->grad_norm);
 }
 
+/* A step on the device that is not recorded: each slot goes back as soon as it is queued. */
+static enum status queue_step(struct loop *l)
+{
+    TRY(learner_begin(&l->learner));
+    for (int64_t i = 0; i < l->c->train_batch; i++) {
+        TRY(next_slot(l, l->at.step, i));
+        watchdog_feed("forward and backward", l->at.step, 0);
+        TRY(learner_add(&l->learner, l->slot[0]));
+        slots_done(l);
+    }
+    return learner_end(&l->learner, l->at.updates + 1);
+}
+
 static enum status prepare(struct loop *l, int64_t step, int64_t update)
 {
     while (l->n_held < l->c->train_batch) TRY(next_slot(l, step, l->n_held));
@@ -121,9 +134,8 @@ static bool last_of_process(const struct loop *l)
     return l->o->stop_after > 0 && l->own_steps + 1 >= l->o->stop_after;
 }
 
-/* A whole step on the device, the update with it: by what lies there the device decides whether the step counts, and the host
- * learns it afterwards. The next step is prepared meanwhile, as what it is if this one counts. */
-static enum status run_on_device(struct loop *l)
+/* A recorded step. The next one is prepared while the device works, as what it is if this one counts. */
+static enum status launch_step(struct loop *l)
 {
     int64_t n_masks = 0;
 
@@ -137,6 +149,14 @@ static enum status run_on_device(struct loop *l)
     if (l->at.step + 1 < l->c->train_steps &&
         !last_of_process(l)) /* a failure is the next step's */
         l->next_failed = prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0));
+    return OK;
+}
+
+/* A whole step on the device, the update with it: by what lies there the device decides whether the step counts, and the host
+ * learns it afterwards. */
+static enum status run_on_device(struct loop *l)
+{
+    TRY(l->learner.graph ? launch_step(l) : queue_step(l));
     watchdog_feed("waiting for the device", l->at.step, step_limit_ms(l));
     TRY(learner_losses(&l->learner, l->losses));
     return learner_norm(&l->learner, &l->grad_norm);
@@ -468,7 +488,7 @@ static enum status create_loader(struct loop *l)
         .slot_end = l->learner.slots.end,
         .step_first = l->at.step,
         .n_threads = (int)c->data_n_threads,
-        .ahead = c->data_ahead + (l->learner.sync ? 0 : c->train_batch - 1), /* and all held */
+        .ahead = c->data_ahead + (l->learner.graph ? c->train_batch - 1 : 0), /* and all held */
         .blind = c->data_blind,
     };
 

@@ -60,6 +60,18 @@ static struct loader_slot slot_of(const struct bench_slots *slots, int64_t step,
     return s;
 }
 
+static void queue(struct learner *l, const struct loader_slot *const *slot, int64_t n, int64_t t)
+{
+    CHECK(learner_begin(l) == OK);
+    for (int64_t i = 0; i < n; i++) { /* of each only what add has copied is left */
+        struct loader_slot copy = *slot[i];
+
+        CHECK(learner_add(l, &copy) == OK);
+        copy = (struct loader_slot){ 0 };
+    }
+    CHECK(learner_end(l, t) == OK);
+}
+
 static void run(struct learner *l, const struct bench_slots *slots, bool graph, struct run *r)
 {
     const int64_t n = l->sam->params.n_floats;
@@ -82,8 +94,12 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
     if (graph)
         CHECK(learner_prepare(l, list[0], 7) == OK); /* replaced: it would be another update */
     for (int i = 0; i < STEPS; i++) {
-        if (i == 0 || !graph) CHECK(learner_prepare(l, list[i], i + 1) == OK);
-        CHECK(learner_launch(l) == OK);
+        if (graph) {
+            if (i == 0) CHECK(learner_prepare(l, list[i], i + 1) == OK);
+            CHECK(learner_launch(l) == OK);
+        } else {
+            queue(l, list[i], slots->n, i + 1);
+        }
         if (graph && i + 1 < STEPS) CHECK(learner_prepare(l, list[i + 1], i + 2) == OK);
         CHECK(learner_losses(l, r->losses[i]) == OK && learner_norm(l, r->norm + i) == OK);
     }
