@@ -94,25 +94,42 @@ static bool is_whole(const struct ops *ops, int n_ranks)
     return !ops->host_memory && n_ranks == 1;
 }
 
+/* A step of one rank is small enough to be recorded. rounds: of all chunks of all its images. */
+static bool fits_graph(const struct config *c, int64_t *rounds)
+{
+    const int64_t chunks = (c->train_masks + c->train_chunk - 1) / c->train_chunk;
+    const int64_t pixels = 3 * c->model_image_size * c->model_image_size;
+
+    *rounds = c->train_batch * chunks * c->train_rounds;
+    return c->train_batch <= LEARNER_GRAPH_IMAGES && *rounds <= LEARNER_GRAPH_ROUNDS &&
+           c->train_batch * pixels <= LEARNER_GRAPH_PIXELS;
+}
+
 enum status learner_check(const struct config *c, const struct ops *ops, int n_ranks)
 {
+    int64_t rounds;
+
     if (c->run_graph != SWITCH_ON) return OK;
     if (!ops->record_begin)
         FAIL(E_CONFIG,
              "run.graph=on: device %s has no graphs; run.graph=auto uses one where it can",
              ops->name);
-    if (!is_whole(ops, n_ranks) || c->train_batch > LEARNER_GRAPH_SLOTS)
+    if (!fits_graph(c, &rounds) || !is_whole(ops, n_ranks))
         FAIL(E_CONFIG,
-             "run.graph=on: device %s records steps of one rank, of up to %d images; say "
-             "train.batch=%d or less on one rank, or run.graph=auto, which uses a graph where it "
-             "can",
-             ops->name, LEARNER_GRAPH_SLOTS, LEARNER_GRAPH_SLOTS);
+             "run.graph=on: device %s records steps of one rank, of up to %d images with %d rounds "
+             "of all their chunks and %d MiB of pixels (ranks here: %d, images: %lld, rounds: "
+             "%lld): start one rank, lower train.batch or raise train.chunk, or say "
+             "run.graph=auto, which uses a graph where it can",
+             ops->name, LEARNER_GRAPH_IMAGES, LEARNER_GRAPH_ROUNDS, LEARNER_GRAPH_PIXELS >> 20,
+             n_ranks, (long long)c->train_batch, (long long)rounds);
     return OK;
 }
 
 static bool can_record(const struct learner *l)
 {
-    return !l->sync && l->config->train_batch <= LEARNER_GRAPH_SLOTS && l->sam->ops->record_begin;
+    int64_t rounds;
+
+    return !l->sync && l->sam->ops->record_begin && fits_graph(l->config, &rounds);
 }
 
 void learner_use_graph(struct learner *l, bool on)

@@ -15,9 +15,11 @@
 #include "trainer/objective.h"
 
 enum { LEARNER_ARRAYS = 3 };
-/* Of a step in a graph, at most: of ViT-H 83,000 launches with all masks in a chunk, and 60 MB of pinned memory for each of the
- * two steps that are held. */
-enum { LEARNER_GRAPH_SLOTS = 16 };
+/* Of a step in a graph, at most: images, and rounds of all chunks of them. Of ViT-H that is 83,000 launches. */
+enum { LEARNER_GRAPH_IMAGES = 16, LEARNER_GRAPH_ROUNDS = 16 * 11 };
+/* Bytes of their pixels: three quarters of what kernels/cuda/graph.c pins for a step at most; the rest is room for runs and the
+ * like, 8 MB an image, where 64 masks at 1024² take 0.3. */
+enum { LEARNER_GRAPH_PIXELS = 384 << 20 };
 
 struct learner {
     const struct config *config; /* not owned */

@@ -5,7 +5,7 @@
 #include "kernels/cuda/failure.h"
 
 enum { STEPS = 2, PIECES = 64, HOLD_ALIGN = 256 };
-static const int64_t PIECE_BYTES = 8 << 20;
+static const int64_t PIECE_BYTES = 8 << 20; /* all pieces: trainer/learner.h counts on them */
 
 struct step {
     /* pinned; NULL until needed; they live until the process ends, as the stream does */
