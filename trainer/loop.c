@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "cluster/ledger.h"
 #include "cluster/signals.h"
@@ -51,6 +52,7 @@ struct loop {
     struct eval *eval;       /* when there is something to evaluate on */
     struct checkpoint_tensor *tensor;
     float *weights;                  /* to begin with, where they were read ahead */
+    bool weights_aside;              /* their file was moved with the run that was set aside */
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
     struct checkpoint_counters at;
@@ -472,6 +474,21 @@ static enum status begin_or_resume(struct loop *l)
     return learner_from_host(&l->learner);
 }
 
+/* A restart is given the same path for weights, which must not be needed then. */
+static enum status find_weights_aside(struct loop *l, const char *weights)
+{
+    char *folder = realpath(run_folder_path(l->folder), NULL);
+    const size_t n = folder ? strlen(folder) : 0;
+    int64_t aside = access(l->o->weights, F_OK) != 0;
+
+    if (folder && weights && strncmp(weights, folder, n) == 0)
+        aside |= weights[n] == '/' || weights[n] == 0;
+    free(folder);
+    TRY(l->comm->ops->all_reduce_max(l->comm, &aside, 1));
+    l->weights_aside = aside;
+    return OK;
+}
+
 static enum status create_loader(struct loop *l)
 {
     const struct config *c = l->c;
@@ -554,21 +571,34 @@ static enum status dump_config(struct loop *l)
     return s;
 }
 
-static enum status create(struct loop *l)
+static enum status enter_folder(struct loop *l)
 {
     const struct run_folder_options folder = { .config = l->c,
                                                .config_path = l->o->config_path,
                                                .argv = l->o->argv,
                                                .argc = l->o->argc,
                                                .fresh = l->o->fresh };
+    const bool ahead = l->o->fresh && l->o->weights; /* they may lie in what is set aside now */
+    char *weights = NULL;
+    enum status s;
 
+    if (ahead) {
+        TRY(agree_worst(l->comm, weights_take(l->o->weights, l->c, &l->weights)));
+        weights = realpath(l->o->weights, NULL);
+    }
+    s = run_folder_create(&l->folder, l->comm, &folder);
+    if (s == OK && ahead) s = find_weights_aside(l, weights);
+    free(weights);
+    return s;
+}
+
+static enum status create(struct loop *l)
+{
     TRY(watchdog_start(l->comm, watchdog_ms(l->c)));
     watchdog_feed("setting up", 0, 0);
     TRY(open_data(l));
     TRY(open_device(l));
-    if (l->o->fresh && l->o->weights) /* they may lie in the folder that is set aside now */
-        TRY(agree_worst(l->comm, weights_take(l->o->weights, l->c, &l->weights)));
-    TRY(run_folder_create(&l->folder, l->comm, &folder));
+    TRY(enter_folder(l));
     snprintf(l->ledger_path, sizeof l->ledger_path, "%s/ledger.txt", run_folder_path(l->folder));
     TRY(agree_worst(l->comm, open_ledger(l)));
     TRY(dump_config(l));
@@ -576,6 +606,7 @@ static enum status create(struct loop *l)
     l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
     TRY(agree_worst(l->comm, open_metrics(l)));
+    if (l->weights_aside) TRY(save(l));
     TRY(create_loader(l));
     return create_eval(l);
 }

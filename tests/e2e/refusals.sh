@@ -112,6 +112,23 @@ for weights in run run/checkpoints/step-00000006; do
     ends 0 inside "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" $once --fresh --weights "$stage/copy${weights#run}"
     same_runs outside copy
 done
+say "and killed before its first checkpoint: the same command without --fresh, as launch says it, goes on"
+rm -rf "$stage/copy"
+cp -r "$stage/run" "$stage/copy"
+long="train.steps=100000 checkpoint.every=100000 optim.milestones=[3]"
+# shellcheck disable=SC2086
+"$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" $long --fresh --weights "$stage/copy" >"$stage/killed.log" 2>&1 &
+waited=0
+until grep -q 'step: *1 ' "$stage/killed.log"; do
+    [ $((waited += 1)) -le 300 ] || die "no step after 30 s: $(tail -n 3 "$stage/killed.log")"
+    sleep 0.1
+done
+kill -9 $!
+{ wait $!; } 2>/dev/null || true
+# shellcheck disable=SC2086
+ends 85 again "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" $long --weights "$stage/copy" --stop-after 1
+says "resumed at step 0"
+
 rm -rf "$stage/copy"
 cp -r "$stage/run" "$stage/copy"
 # shellcheck disable=SC2086
