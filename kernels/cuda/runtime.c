@@ -194,7 +194,8 @@ enum status runtime_alloc(void **p, int64_t bytes)
         (void)cudaMemGetInfo(&unused, &all);
         FAIL(E_MEMORY,
              "%.3f GiB of GPU memory, of which %.3f of %.3f GiB are free: lower train.chunk, "
-             "set train.recompute, or give each GPU fewer images of train.batch",
+             "set train.recompute, or, where one rank's sums of many images do not fit, start "
+             "more ranks (also on this GPU, with run.share_gpu=true): theirs lie on the host",
              (double)bytes / (1024.0 * 1024 * 1024), (double)unused / (1024.0 * 1024 * 1024),
              (double)all / (1024.0 * 1024 * 1024));
     }
