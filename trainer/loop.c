@@ -51,7 +51,7 @@ struct loop {
     struct metrics *metrics; /* rank 0 */
     struct eval *eval;       /* when there is something to evaluate on */
     struct checkpoint_tensor *tensor;
-    float *weights;                  /* to begin with, where they were read ahead */
+    float *weights;                  /* to begin with, read ahead */
     bool weights_aside;              /* their file was moved with the run that was set aside */
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
@@ -571,6 +571,19 @@ static enum status dump_config(struct loop *l)
     return s;
 }
 
+/* Before a folder is made for them: they may not be there, or lie in what is set aside then. */
+static enum status take_weights(struct loop *l)
+{
+    bool resumes = false;
+    int64_t any;
+
+    if (!l->o->weights) return OK;
+    if (!l->o->fresh) TRY(agree_worst(l->comm, run_folder_has_checkpoints(l->c, &resumes)));
+    any = resumes;
+    TRY(l->comm->ops->all_reduce_max(l->comm, &any, 1));
+    return any ? OK : agree_worst(l->comm, weights_take(l->o->weights, l->c, &l->weights));
+}
+
 static enum status enter_folder(struct loop *l)
 {
     const struct run_folder_options folder = { .config = l->c,
@@ -578,16 +591,13 @@ static enum status enter_folder(struct loop *l)
                                                .argv = l->o->argv,
                                                .argc = l->o->argc,
                                                .fresh = l->o->fresh };
-    const bool ahead = l->o->fresh && l->o->weights; /* they may lie in what is set aside now */
     char *weights = NULL;
     enum status s;
 
-    if (ahead) {
-        TRY(agree_worst(l->comm, weights_take(l->o->weights, l->c, &l->weights)));
-        weights = realpath(l->o->weights, NULL);
-    }
+    TRY(take_weights(l));
+    if (l->o->weights) weights = realpath(l->o->weights, NULL);
     s = run_folder_create(&l->folder, l->comm, &folder);
-    if (s == OK && ahead) s = find_weights_aside(l, weights);
+    if (s == OK && l->o->weights && l->o->fresh) s = find_weights_aside(l, weights);
     free(weights);
     return s;
 }

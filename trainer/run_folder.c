@@ -125,16 +125,13 @@ static enum status set_aside(const struct run_folder *f)
 
 static enum status check_same_config(const struct run_folder *f, uint64_t hash)
 {
-    struct checkpoint_folders l;
     struct config then;
     char path[DURABLE_PATH], text[CONFIG_TEXT] = "something that cannot be read",
                              settings[CONFIG_SETTINGS] = "";
     bool has_checkpoints;
 
     if (hash == config_hash(f->config)) return OK;
-    TRY(checkpoint_folders_list(&l, f->path, true));
-    has_checkpoints = l.n > 0;
-    checkpoint_folders_destroy(&l);
+    TRY(run_folder_has_checkpoints(f->config, &has_checkpoints));
     if (!has_checkpoints) return OK;
     TRY(checkpoint_folder_path(path, "%s/config.resolved.yaml", f->path));
     if (access(path, R_OK) == 0 && config_load(&then, path, NULL, 0) == OK) {
@@ -183,19 +180,31 @@ static enum status open_log(struct run_folder *f, int rank)
     return OK;
 }
 
-static enum status name_folder(struct run_folder *f)
+static enum status name_folder(const struct config *c, char path[DURABLE_PATH])
 {
-    if (f->config->run_folder[0])
-        TRY(checkpoint_folder_path(f->path, "%s", f->config->run_folder));
+    if (c->run_folder[0])
+        TRY(checkpoint_folder_path(path, "%s", c->run_folder));
     else
-        TRY(checkpoint_folder_path(f->path, "runs/%s", f->config->name));
-    if (strlen(f->path) > 800) FAIL(E_CONFIG, "run.folder is too long a path");
+        TRY(checkpoint_folder_path(path, "runs/%s", c->name));
+    if (strlen(path) > 800) FAIL(E_CONFIG, "run.folder is too long a path");
+    return OK;
+}
+
+enum status run_folder_has_checkpoints(const struct config *c, bool *has)
+{
+    struct checkpoint_folders l;
+    char path[DURABLE_PATH];
+
+    TRY(name_folder(c, path));
+    TRY(checkpoint_folders_list(&l, path, true));
+    *has = l.n > 0;
+    checkpoint_folders_destroy(&l);
     return OK;
 }
 
 static enum status fill(struct run_folder *f, struct comm *c, const struct run_folder_options *o)
 {
-    TRY(name_folder(f));
+    TRY(name_folder(f->config, f->path));
     TRY(agree_worst(c, c->rank == 0 ? enter(f, o, c->n_ranks) : OK));
     TRY(c->ops->broadcast(c, f->id, sizeof f->id, 0));
     return agree_worst(c, open_log(f, c->rank));

@@ -23,6 +23,9 @@ enum run_state { RUN_STATES(RUN_STATE_ENUM) RUN_N_STATES };
 
 struct run_folder;
 
+/* Local. Whether the run that create would enter has checkpoints. */
+enum status run_folder_has_checkpoints(const struct config *c, bool *has) MUST_CHECK;
+
 struct run_folder_options {
     const struct config *config; /* not owned; outlives the folder */
     const char *config_path;     /* copied as config.yaml; NULL: none */

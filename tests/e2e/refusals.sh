@@ -135,5 +135,9 @@ cp -r "$stage/run" "$stage/copy"
 ends 2 nowhere "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/copy" $once --fresh --weights "$stage/nowhere"
 [ -e "$stage/copy/checkpoints/step-00000008" ] || die "the run was set aside for weights that are not there"
 
+say "weights that are not there, for a run that would be new"
+ends 2 nowhere "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/none" --weights "$stage/nowhere"
+says "nowhere: No such file"
+
 [ ! -e "$stage/none" ] || die "a refused run left its folder behind"
 echo "passed"
