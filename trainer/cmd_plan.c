@@ -1,6 +1,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "cluster/plan.h"
 #include "trainer/command.h"
 #include "trainer/config.h"
 #include "trainer/cost.h"
@@ -19,7 +20,23 @@ struct plan {
     const struct ops *ops; /* whose precision, fused ops and scratch are counted with */
     double gpus, peak_tflops, mfu, price, images;
     double flops, hours, gpu_hours; /* of the whole run */
+    int n_gradients;                /* that a rank holds at once, where it computes */
 };
+
+/* Several ranks sum on the host: each has the levels of its own images there, and one gradient on its device. */
+static int gradients_of_ranks(const struct plan *p)
+{
+    const int64_t batch = p->config.train_batch;
+    const int n = p->gpus < (double)batch ? (int)p->gpus : (int)batch;
+    int most = 1;
+
+    for (int r = 0; p->ops->host_memory && r < n; r++) {
+        const int levels = plan_levels(plan_part(batch, n, r));
+
+        if (levels > most) most = levels;
+    }
+    return most;
+}
 
 static void work_out(struct plan *p)
 {
@@ -28,6 +45,7 @@ static void work_out(struct plan *p)
     p->flops = p->cost.step_flops_reference * (double)c->train_steps;
     p->gpu_hours = p->flops / (p->peak_tflops * 1e12 * p->mfu) / 3600;
     p->hours = p->gpu_hours / p->gpus;
+    p->n_gradients = p->gpus > 1 ? gradients_of_ranks(p) : p->cost.n_gradients;
 }
 
 static void print_pass(const char *name, const struct cost_pass *k)
@@ -41,8 +59,6 @@ static void print_text(const struct plan *p)
 {
     const struct config *c = &p->config;
     const struct cost *k = &p->cost;
-    /* several ranks sum on the host, and have one on the device */
-    const int n_gradients = p->gpus > 1 ? 1 : k->n_gradients;
 
     printf("model      %s, %lld × %lld pixels\n", c->model_name, (long long)c->model_image_size,
            (long long)c->model_image_size);
@@ -60,8 +76,8 @@ static void print_text(const struct plan *p)
            p->flops / 1e18);
     printf("memory a rank, device %s, activations in %s, GB\n", p->ops->name,
            dtype_name(k->compute));
-    printf("  weights, two moments, gradients: %-4d%8.3f\n", n_gradients,
-           ((k->compute == BF16 ? 3.5 : 3.0) + n_gradients) * (double)k->weights_bytes / 1e9);
+    printf("  weights, two moments, gradients: %-4d%8.3f\n", p->n_gradients,
+           ((k->compute == BF16 ? 3.5 : 3.0) + p->n_gradients) * (double)k->weights_bytes / 1e9);
     printf("  encoder activations                 %8.3f\n", (double)k->encoder_bytes / 1e9);
     printf("  encoder activations, recomputed     %8.3f   train.recompute=true\n",
            (double)k->encoder_bytes_recomputed / 1e9);
@@ -89,7 +105,7 @@ static enum status print_json(const struct plan *p)
     const struct cost *k = &p->cost;
     json_t *j = json_pack(
         "{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, "
-        "s:s, s:f, s:f, s:f, s:f}",
+        "s:s, s:f, s:f, s:f, s:f, s:i}",
         "model", c->model_name, "parameters", (json_int_t)k->n_params, "tensors",
         (json_int_t)k->n_tensors, "encoder_gmac_reference",
         k->encoder.forward.flops_reference / 2e9, "encoder_gmac", k->encoder.forward.flops / 2e9,
@@ -102,7 +118,8 @@ static enum status print_json(const struct plan *p)
         (json_int_t)k->encoder_bytes_recomputed, "decoder_activation_bytes",
         (json_int_t)k->decoder_bytes, "checkpoint_bytes", (json_int_t)k->checkpoint_bytes, "device",
         p->ops->name, "precision", dtype_name(k->compute), "run_eflop", p->flops / 1e18,
-        "gpu_hours", p->gpu_hours, "hours", p->hours, "dollars", p->gpu_hours * p->price);
+        "gpu_hours", p->gpu_hours, "hours", p->hours, "dollars", p->gpu_hours * p->price,
+        "gradients_held", p->n_gradients);
     const int bad = !j || json_dumpf(j, stdout, JSON_INDENT(2)) != 0;
 
     json_decref(j);
