@@ -213,6 +213,11 @@ static enum status time_step(struct bench_step *step, bool ops, bool json)
 /* ---- the command ---------------------------------------------------------------------------- */
 enum what { BENCH_STEP, BENCH_OPS, BENCH_LOADER, BENCH_COUNT };
 
+static const struct bench_step step_defaults = { .side = 8192, .n_timed = 10 };
+static const struct bench_loader loader_defaults = {
+    .frame = 1024, .masks = 64, .threads = 1, .n_images = 200
+};
+
 static enum status find_what(const char *word, enum what *what)
 {
     static const char *const names[BENCH_COUNT] = { "step", "ops", "loader" };
@@ -232,23 +237,41 @@ static enum status find_what(const char *word, enum what *what)
          word, nearest_text(&near, "", hint));
 }
 
-/* What the loader has no use for is not passed over in silence. */
-static enum status check_loader(int n_arguments, bool count, const char *device)
+/* What the loader, or a step, has no use for is not passed over in silence, unless it is what holds by default. */
+static enum status check_use(bool of_loader, const struct bench_step *step,
+                             const struct bench_loader *loader, bool count, const char *device)
 {
-    if (count || device)
-        FAIL(E_USAGE, "bench loader runs on the CPU and is timed, not counted: leave out --%s",
-             count ? "count" : "device");
-    if (n_arguments > 2)
-        FAIL(E_USAGE, "bench loader wants the folder of shards alone; it reads no configuration");
+    const struct {
+        const char *name;
+        bool said, of_loader;
+    } option[] = {
+        { "count", count, false },
+        { "device", device != NULL, false },
+        { "data", step->data != NULL, false },
+        { "steps", step->n_timed != step_defaults.n_timed, false },
+        { "side", step->side != step_defaults.side, false },
+        { "frame", loader->frame != loader_defaults.frame, true },
+        { "masks", loader->masks != loader_defaults.masks, true },
+        { "threads", loader->threads != loader_defaults.threads, true },
+        { "images", loader->n_images != loader_defaults.n_images, true },
+    };
+
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
+        if (option[i].said && option[i].of_loader != of_loader)
+            FAIL(E_USAGE, "bench %s: leave out --%s",
+                 of_loader
+                     ? "loader runs on the CPU, on shards alone, and is timed, not counted"
+                     : "step and ops have their sizes from the configuration, as section.key=value",
+                 option[i].name);
     return OK;
 }
 
 enum status cmd_bench(int argc, char **argv)
 {
     struct config c;
-    struct bench_step step = { .config = &c, .side = 8192, .n_timed = 10 };
-    struct bench_loader loader = { .frame = 1024, .masks = 64, .threads = 1, .n_images = 200 };
-    int64_t threads = 1;
+    struct bench_step step = step_defaults;
+    struct bench_loader loader = loader_defaults;
+    int64_t threads = loader.threads;
     bool json = false, count = false, done = false;
     const char *device = NULL;
     const struct option_row rows[] = {
@@ -298,9 +321,13 @@ enum status cmd_bench(int argc, char **argv)
     if (done) return OK;
     TRY(find_what(arguments[0], &what));
     ops = what == BENCH_OPS;
+    loader.threads = (int)threads;
+    step.config = &c;
+    TRY(check_use(what == BENCH_LOADER, &step, &loader, count, device));
     if (what == BENCH_LOADER) {
-        TRY(check_loader(n, count, device));
-        loader.threads = (int)threads;
+        if (n > 2)
+            FAIL(E_USAGE,
+                 "bench loader wants the folder of shards alone; it reads no configuration");
         TRY(bench_loader_run(&loader, arguments[1]));
         if (json) return loader_json(&loader);
         print_loader(&loader);

@@ -31,6 +31,10 @@ ends 2 loader "$samforge" bench loader "$stage/train" --count
 says "leave out --count"
 ends 2 loader "$samforge" bench loader "$stage/train" --device cpu
 says "leave out --device"
+ends 2 loader "$samforge" bench loader "$stage/train" --steps 3
+says "leave out --steps"
+ends 2 step "$samforge" bench step "$config" --threads 2
+says "leave out --threads"
 ends 2 loader "$samforge" bench loader "$stage/train" train.batch=2
 says "folder of shards alone"
 for command in train plan "bench step"; do
