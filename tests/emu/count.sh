@@ -13,12 +13,21 @@ count() {
 number() { sed -n "s/^  \"$1\": \([0-9.e+]*\),*\$/\1/p" "$out"; }
 # what the account of docs/performance.md says of it
 said() { grep -q "$1" docs/performance.md || { echo "FAILED: docs/performance.md does not say $1"; exit 1; }; }
-for batch in 2 3 4 8 16; do
+commas() { sed -e :again -e 's/^\([0-9]*[0-9]\)\([0-9]\{3\}\)/\1,\2/;tagain'; }
+giga() { awk '{ printf "%.1f", $1 / 1e9 }' | commas; }
+sums() { sed -n '/^ *"gradient sums": {/,/}/s/^ *"bytes": \([0-9.e+]*\),*$/\1/p' "$out"; }
+# held BATCH: gradients
+held() {
+    "$samforge" plan configs/vit_h.yaml --gpus 1 --json run.device=emu train.batch="$1" | sed -n 's/^ *"gradients_held": \([0-9]*\),*$/\1/p'
+}
+# the table of steps of several images, all of each row; 1 comes last, for what is read from it below
+for batch in 2 3 4 8 16 256 1; do
     count $batch
-    said "| $batch | $(number launches | sed 's/\(...\)$/,\1/') | [0-9]* | $(number memory | awk '{ printf "%.1f", $1 / 1e9 }') |"
+    name=$batch
+    [ $batch != 256 ] || name="256, no graph"
+    said "^| $name | $(number launches | commas) | $(held $batch) | $(number memory | giga) | $(sums | giga) |$"
 done
-count 1
-said "| launches | .*.*| $(number launches | sed 's/\(...\)$/,\1/') |"
+said "| launches | .*.*| $(number launches | commas) |"
 said "$(number decoder_bytes | awk '{ printf "%.1f GB of operands", $1 / 1e9 }')"
 awk -v decoder="$(number decoder_bytes)" -v tensor="$(number attention_tensor_bytes)" \
     -v scratch="$(number attention_scratch_bytes)" -v scores="$(number attention_scores_bytes)" \
