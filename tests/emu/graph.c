@@ -202,7 +202,9 @@ static void check_precision(int precision, bool all_masks, int64_t n_slots)
 int main(void)
 {
     CHECK(ops_emu.open() == OK);
-    check_precision(PRECISION_F32, true, 3);
-    check_precision(PRECISION_BF16, false, 1);
+    for (int slots = 1; slots <= SLOTS; slots += SLOTS - 1) {
+        check_precision(PRECISION_F32, true, slots);
+        check_precision(PRECISION_BF16, false, slots);
+    }
     return check_done("emu_graph");
 }
