@@ -76,8 +76,8 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
     enum status s = E_CORRUPT;
 
     if (access(path, F_OK) != 0)
-        FAIL(E_MISSING, "%s: %s; name a run's folder or one of its checkpoints", path,
-             strerror(errno));
+        FAIL(errno == ENOENT || errno == ENOTDIR ? E_MISSING : E_IO,
+             "%s: %s; name a run's folder or one of its checkpoints", path, strerror(errno));
     if (has(path, "manifest.json")) return open_folder(k, path);
     if (!has(path, "checkpoints"))
         FAIL(E_CORRUPT,

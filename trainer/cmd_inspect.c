@@ -69,7 +69,7 @@ static enum status find_kind(const char *path, enum kind *kind)
     struct stat st;
 
     if (stat(path, &st) != 0)
-        FAIL(E_MISSING,
+        FAIL(errno == ENOENT || errno == ENOTDIR ? E_MISSING : E_IO,
              "inspect: %s: %s; name a folder of shards, a run's folder, a checkpoint or weights",
              path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {

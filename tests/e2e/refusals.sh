@@ -13,6 +13,8 @@ for what in empty nowhere; do
 done
 ends 2 inspect "$samforge" inspect "$stage/nowhere"
 says "name a folder of shards"
+ln -s loop "$stage/loop"
+ends 1 inspect "$samforge" inspect "$stage/loop" # it may be there
 say "a device that goes by another name here"
 ends 2 gpu "$samforge" train "$config" data.train="$stage/train" run.device=gpu
 says "did you mean cuda?"
