@@ -66,14 +66,14 @@ static enum status check_origin(const struct checkpoint_state *s,
              s->run_id);
     if (m->config_hash != s->config_hash && !accept.config) {
         char text[CONFIG_TEXT] = "something that cannot be read";
-        char settings[CONFIG_SETTINGS] = "the settings that it was made with";
+        char settings[CONFIG_SETTINGS] = "";
 
         find_difference(s, m, text, settings);
-        FAIL(
-            E_CONFIG,
-            "step %" PRId64 " was made with another configuration, which differs in %s: to go on "
-            "with it, add to the command %s; or begin anew with --fresh, or set another run.folder",
-            m->counters.step, text, *settings ? settings : "those settings");
+        FAIL(E_CONFIG,
+             "step %" PRId64 " was made with another configuration, which differs in %s: to go on "
+             "with it, %s %s; or begin anew with --fresh, or set another run.folder",
+             m->counters.step, text, *settings ? "add to the command" : "give",
+             *settings ? settings : "the settings that it was made with");
     }
     if (m->data_hash != s->data_hash && !accept.data)
         FAIL(E_CONFIG,
