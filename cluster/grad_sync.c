@@ -56,8 +56,9 @@ struct grad_sync {
     float **level;           /* n_levels full gradients */
     int n_levels;
     struct plan_range stack[PLAN_BLOCKS_MAX]; /* the slots of each level's sum */
-    int depth;
-    int n_merges; /* that the current slot brings about */
+    int depth;                                /* with the current slot merged */
+    int top;                                  /* level of the current slot's gradient */
+    int n_merges;                             /* that it brings about */
 
     int *n_blocks;   /* of each rank */
     int n_exchanges; /* the most blocks of any rank */
@@ -276,6 +277,7 @@ static enum status start_level(struct grad_sync *s, struct lane *l, int k)
         t->send_offset, l->received, t->receive_bytes, t->receive_offset);
 }
 
+/* plan_push for whole blocks, with their sums: those of other ranks come in sizes of their own. */
 static void push(struct partial *stack, int *depth, struct partial top, int64_t n)
 {
     ASSERT(*depth < PLAN_BLOCKS_MAX);
@@ -409,7 +411,6 @@ static enum status progress(struct grad_sync *s, bool *moved)
 enum status grad_sync_slot_begin(struct grad_sync *s, float **grad)
 {
     const int64_t slot = s->slots.begin + s->n_begun;
-    struct plan_range top = { slot, slot + 1 };
 
     if (s->n_begun > 0 && s->n_done < s->n_buckets)
         FAIL(E_SHAPE,
@@ -422,13 +423,10 @@ enum status grad_sync_slot_begin(struct grad_sync *s, float **grad)
     s->n_done = 0;
     memset(s->n_ready, 0, (size_t)s->n_buckets * sizeof *s->n_ready);
 
-    for (; s->n_merges > 0; s->n_merges--, s->depth--) /* the last slot's; its sums are merged */
-        s->stack[s->depth - 2].end = s->stack[s->depth - 1].end;
-    for (int i = s->depth; i > 0 && plan_siblings(s->stack[i - 1], top); i--, s->n_merges++)
-        top.begin = s->stack[i - 1].begin;
-    *grad = s->level[s->depth];
+    s->top = s->depth;
+    s->n_merges = plan_push(s->stack, &s->depth, slot);
+    *grad = s->level[s->top];
     zero(*grad, s->n);
-    s->stack[s->depth++] = (struct plan_range){ slot, slot + 1 };
     return OK;
 }
 
@@ -436,7 +434,7 @@ enum status grad_sync_slot_begin(struct grad_sync *s, float **grad)
 static void merge_bucket(struct grad_sync *s, int b)
 {
     const int64_t first = bucket_begin(s, b), n = bucket_size(s, b);
-    int top = s->depth - 1;
+    int top = s->top;
 
     for (int i = 0; i < s->n_merges; i++, top--)
         add(s->level[top - 1] + first, s->level[top] + first, n);
