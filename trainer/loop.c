@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "cluster/ledger.h"
 #include "cluster/signals.h"
@@ -19,6 +18,7 @@
 #include "trainer/cost.h"
 #include "trainer/device.h"
 #include "trainer/eval.h"
+#include "trainer/first_weights.h"
 #include "trainer/learner.h"
 #include "trainer/metrics.h"
 #include "trainer/model.h"
@@ -51,8 +51,7 @@ struct loop {
     struct metrics *metrics; /* rank 0 */
     struct eval *eval;       /* when there is something to evaluate on */
     struct checkpoint_tensor *tensor;
-    float *weights;                  /* to begin with, read ahead */
-    bool weights_aside;              /* their file was moved with the run that was set aside */
+    struct first_weights first;
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
     struct checkpoint_counters at;
@@ -426,24 +425,6 @@ static enum status create_learner(struct loop *l)
     return OK;
 }
 
-/* Those asked for, or initial ones. */
-static enum status first_weights(struct loop *l)
-{
-    const struct params *p = &l->learner.sam->params;
-    float *to = l->learner.host[0];
-
-    if (l->weights) {
-        memcpy(to, l->weights, (size_t)p->n_floats * sizeof *to);
-        free(l->weights);
-        l->weights = NULL;
-    } else if (l->o->weights) {
-        TRY(weights_load(l->o->weights, p, to));
-    } else {
-        params_initialize(p, (uint64_t)l->c->train_seed, to);
-    }
-    return OK;
-}
-
 /* The run goes on from its newest checkpoint, or begins with the weights asked for, or with initial ones. */
 static enum status begin_or_resume(struct loop *l)
 {
@@ -469,24 +450,10 @@ static enum status begin_or_resume(struct loop *l)
     } else {
         l->at = (struct checkpoint_counters){ .seed = l->c->train_seed };
         l->saved_step = -1;
-        TRY(first_weights(l));
+        TRY(first_weights_give(&l->first, &l->learner.sam->params, l->c->train_seed,
+                               l->learner.host[0]));
     }
     return learner_from_host(&l->learner);
-}
-
-/* A restart is given the same path for weights, which must not be needed then. */
-static enum status find_weights_aside(struct loop *l, const char *weights)
-{
-    char *folder = realpath(run_folder_path(l->folder), NULL);
-    const size_t n = folder ? strlen(folder) : 0;
-    int64_t aside = access(l->o->weights, F_OK) != 0;
-
-    if (folder && weights && strncmp(weights, folder, n) == 0)
-        aside |= weights[n] == '/' || weights[n] == 0;
-    free(folder);
-    TRY(l->comm->ops->all_reduce_max(l->comm, &aside, 1));
-    l->weights_aside = aside;
-    return OK;
 }
 
 static enum status create_loader(struct loop *l)
@@ -571,19 +538,6 @@ static enum status dump_config(struct loop *l)
     return s;
 }
 
-/* Before a folder is made for them: they may not be there, or lie in what is set aside then. */
-static enum status take_weights(struct loop *l)
-{
-    bool resumes = false;
-    int64_t any;
-
-    if (!l->o->weights) return OK;
-    if (!l->o->fresh) TRY(agree_worst(l->comm, run_folder_has_checkpoints(l->c, &resumes)));
-    any = resumes;
-    TRY(l->comm->ops->all_reduce_max(l->comm, &any, 1));
-    return any ? OK : agree_worst(l->comm, weights_take(l->o->weights, l->c, &l->weights));
-}
-
 static enum status enter_folder(struct loop *l)
 {
     const struct run_folder_options folder = { .config = l->c,
@@ -591,15 +545,10 @@ static enum status enter_folder(struct loop *l)
                                                .argv = l->o->argv,
                                                .argc = l->o->argc,
                                                .fresh = l->o->fresh };
-    char *weights = NULL;
-    enum status s;
 
-    TRY(take_weights(l));
-    if (l->o->weights) weights = realpath(l->o->weights, NULL);
-    s = run_folder_create(&l->folder, l->comm, &folder);
-    if (s == OK && l->o->weights && l->o->fresh) s = find_weights_aside(l, weights);
-    free(weights);
-    return s;
+    TRY(first_weights_take(&l->first, l->comm, l->c, l->o->weights, l->o->fresh));
+    TRY(run_folder_create(&l->folder, l->comm, &folder));
+    return l->o->fresh ? first_weights_find(&l->first, l->comm, run_folder_path(l->folder)) : OK;
 }
 
 static enum status create(struct loop *l)
@@ -616,7 +565,7 @@ static enum status create(struct loop *l)
     l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
     TRY(agree_worst(l->comm, open_metrics(l)));
-    if (l->weights_aside) TRY(save(l));
+    if (l->first.aside) TRY(save(l));
     TRY(create_loader(l));
     return create_eval(l);
 }
@@ -634,7 +583,7 @@ static void destroy(struct loop *l)
     watchdog_stop();
     run_folder_destroy(l->folder);
     free(l->tensor);
-    free(l->weights);
+    first_weights_destroy(&l->first);
     free(l->slot);
     free(l->losses);
     free(l->counts);
