@@ -188,22 +188,22 @@ int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
 
+    lays_out_as_the_formula(be);
     ask_patch(be, 2, 3, 5, 4, 3, 7, true, ACT_NONE);
+    ask_same(be, 2, 5, 7, 3, 4);
+    ask_up(be, 2, 3, 5, 7, 3, true, ACT_NONE);
+    if (be->bf16) ask_bf16(be);
     ask_patch(be, 3, 6, 5, 2, 1, 4, true, ACT_GELU);
     ask_patch(be, 2, 16, 16, 1, 24, 16, false, ACT_NONE);
     ask_patch(be, 1, 4, 4, 16, 3, 24, true, ACT_RELU);
     ask_patch(be, 0, 4, 4, 2, 3, 5, true, ACT_NONE);
-    ask_same(be, 2, 5, 7, 3, 4);
     ask_same(be, 1, 1, 1, 2, 3);
     ask_same(be, 11, 16, 16, 8, 6); /* more images than one chunk holds */
     ask_same(be, 0, 3, 3, 2, 2);
-    ask_up(be, 2, 3, 5, 7, 3, true, ACT_NONE);
     ask_up(be, 3, 16, 16, 16, 4, true, ACT_GELU);
     ask_up(be, 1, 1, 1, 1, 1, false, ACT_NONE);
     ask_up(be, 2, 4, 3, 5, 6, true, ACT_RELU);
     ask_up(be, 0, 4, 4, 2, 3, true, ACT_GELU);
-    if (be->bf16) ask_bf16(be);
-    lays_out_as_the_formula(be);
     shapes_are_checked(be);
     return check_done("test_conv");
 }

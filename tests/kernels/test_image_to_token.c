@@ -238,6 +238,17 @@ int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
     static const struct shape shapes[] = {
+        /* channels that are no multiple of 8, more than 8 heads: without tiles in bf16 too */
+        { .m = 2,
+          .mx = 2,
+          .n_x = 5,
+          .c = 21,
+          .inner = 18,
+          .n_tok = 3,
+          .heads = 9,
+          .dropout = 0.5f },
+        { .m = 9, .mx = 1, .n_x = 3, .c = 9, .inner = 2, .n_tok = 2, .heads = 1 },
+        { .m = 1, .mx = 1, .n_x = 1, .c = 40, .inner = 20, .n_tok = 1, .heads = 1 },
         { .m = 2,
           .mx = 2,
           .n_x = 66,
@@ -255,17 +266,6 @@ int main(int argc, char **argv)
           .n_tok = 9,
           .heads = 2,
           .bf16_only = true },
-        /* channels that are no multiple of 8, more than 8 heads: without tiles in bf16 too */
-        { .m = 2,
-          .mx = 2,
-          .n_x = 5,
-          .c = 21,
-          .inner = 18,
-          .n_tok = 3,
-          .heads = 9,
-          .dropout = 0.5f },
-        { .m = 9, .mx = 1, .n_x = 3, .c = 9, .inner = 2, .n_tok = 2, .heads = 1 },
-        { .m = 1, .mx = 1, .n_x = 1, .c = 40, .inner = 20, .n_tok = 1, .heads = 1 },
         /* several chunks of positions */
         { .m = 1,
           .mx = 1,
