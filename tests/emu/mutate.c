@@ -1,10 +1,12 @@
-/* mutate list FILE; mutate apply FILE NUMBER; mutate run SECONDS PROGRAM [ARGUMENT]…
+/* mutate list FILE; mutate apply FILE NUMBER; mutate switch FILE [NUMBER]…; mutate run SECONDS PROGRAM [ARGUMENT]…
  *
  * A mutant is a CUDA source with one token of device code changed: a barrier or wait is gone, a bound
  * is off by one, an index adds one more or subtracts, a mask names half the lanes. list prints one a
  * line, "number line function: source line", with @before => after@ where the token was; equal ones
  * of a function are told apart by a #2 at the end. That text names a mutant whatever its number.
- * apply prints the mutated source. run says what a test on the emulator made of it, in one word.
+ * apply prints the mutated source. switch prints one with all mutants in it but those numbered, each
+ * on a line of its own and chosen at run time: by mutant_is(number), which tests/emu/mutant.h defines.
+ * run says what a test on the emulator made of it, in one word.
  *
  * Changed are bodies of functions with __global__ or DEVICE before them, and constants of enums; what
  * nvcc alone sees (#ifdef __CUDACC__), preprocessor lines and host code are not. Floating-point
@@ -420,6 +422,127 @@ static void print_mutant(int number)
     fwrite(source + m->at + m->n, 1, (size_t)(n_bytes - m->at - m->n), stdout);
 }
 
+/* ---- all mutants in one source ---------------------------------------------------------------- */
+
+/* What a switch chooses between: an expression around the change, to which the change is the same
+ * whatever stands outside. */
+struct place {
+    int begin, end; /* bytes of the source */
+    int number;
+};
+
+static struct place place[MAX_MUTANTS];
+static int n_places;
+static bool left_out[MAX_MUTANTS];
+
+static int token_at(int at)
+{
+    int low = 0, high = n_tokens - 1;
+
+    while (low < high) {
+        const int middle = (low + high) / 2;
+
+        if (token[middle].at + token[middle].n > at)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+static bool is_delimiter(int t, bool logical)
+{
+    static const char *const always[] = { ",",  ";",  "?",  ":",  "=",  "+=",     "-=",   "*=",
+                                          "/=", "%=", "&=", "|=", "^=", "return", "else", NULL };
+    static const char *const logicals[] = { "&&", "||", NULL };
+
+    return is_one_of(t, always) || (!logical && is_one_of(t, logicals));
+}
+
+/* The expression around tokens first to last: up to the brackets around it, or a delimiter. */
+static void widen(int *first, int *last, bool logical)
+{
+    for (int depth = 0; *first > 0; --*first) {
+        const int t = *first - 1;
+        const bool opens = is(t, "(") || is(t, "[") || is(t, "{");
+
+        if (depth == 0 && (opens || is(t, "}") || is_delimiter(t, logical))) break;
+        if (is(t, ")") || is(t, "]") || is(t, "}")) depth++;
+        if (opens) depth--;
+    }
+    for (int depth = 0; *last + 1 < n_tokens; ++*last) {
+        const int t = *last + 1;
+        const bool closes = is(t, ")") || is(t, "]") || is(t, "}");
+
+        if (depth == 0 && (closes || is_delimiter(t, logical))) break;
+        if (is(t, "(") || is(t, "[") || is(t, "{")) depth++;
+        if (closes) depth--;
+    }
+}
+
+static void add_place(int number)
+{
+    const struct mutant *m = &mutant[number];
+    int first = token_at(m->at), last = token_at(m->at + m->n - 1);
+    const bool alone = strcmp(m->after, "(void)0") == 0 ||
+                       (token[first].kind == NUMBER && !is(first - 1, "<") && !is(first + 1, ">"));
+
+    if (!alone) widen(&first, &last, is(first, "&&") || is(first, "||"));
+    place[n_places++] =
+        (struct place){ token[first].at, token[last].at + token[last].n, number };
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct place *p = a, *q = b;
+
+    if (p->begin != q->begin) return p->begin < q->begin ? -1 : 1;
+    if (p->end != q->end) return p->end > q->end ? -1 : 1;
+    return p->number - q->number;
+}
+
+static void print_bytes(int begin, int end)
+{
+    for (int i = begin; i < end; i++) putchar(source[i] == '\n' ? ' ' : source[i]);
+}
+
+/* Bytes begin to end with the places from k on that lie in them; returns the first behind. */
+static int print_switched(int begin, int end, int k)
+{
+    while (k < n_places && place[k].begin < end) {
+        const struct place outer = place[k];
+
+        if (outer.end > end) fail("switch", "places overlap");
+        fwrite(source + begin, 1, (size_t)(outer.begin - begin), stdout);
+        printf("\n(");
+        for (; k < n_places && place[k].begin == outer.begin && place[k].end == outer.end; k++) {
+            const struct mutant *m = &mutant[place[k].number];
+
+            printf("mutant_is(%d) ? ", place[k].number);
+            print_bytes(outer.begin, m->at);
+            fputs(m->after, stdout);
+            print_bytes(m->at + m->n, outer.end);
+            printf(" :\n");
+        }
+        k = print_switched(outer.begin, outer.end, k);
+        printf(")\n");
+        begin = outer.end;
+    }
+    fwrite(source + begin, 1, (size_t)(end - begin), stdout);
+    return k;
+}
+
+/* Constants of enums are not chosen at run time. */
+static void print_all(char **numbers)
+{
+    for (; *numbers; numbers++)
+        if (atoi(*numbers) >= 0 && atoi(*numbers) < n_mutants) left_out[atoi(*numbers)] = true;
+    for (int i = 0; i < n_mutants; i++)
+        if (mutant[i].function >= 0 && !left_out[i]) add_place(i);
+    qsort(place, (size_t)n_places, sizeof *place, by_place);
+    print_switched(0, n_bytes, 0);
+}
+
 /* ---- a mutant's test -------------------------------------------------------------------------- */
 
 static double now_s(void)
@@ -509,12 +632,18 @@ int main(int argc, char **argv)
         run(atoi(argv[2]), argv + 3);
         return 0;
     }
-    if (argc < 3 || (strcmp(argv[1], "list") != 0 && (strcmp(argv[1], "apply") != 0 || argc < 4)))
-        fail("usage", "list FILE | apply FILE NUMBER | run SECONDS PROGRAM [ARGUMENT]…");
+    const bool all = argc >= 3 && strcmp(argv[1], "switch") == 0;
+
+    if (argc < 3 ||
+        (!all && strcmp(argv[1], "list") != 0 && (strcmp(argv[1], "apply") != 0 || argc < 4)))
+        fail("usage", "list FILE | apply FILE NUMBER | switch FILE [NUMBER]… | "
+                      "run SECONDS PROGRAM [ARGUMENT]…");
     read_source(argv[2]);
     read_tokens();
     read_declarations(0, n_tokens);
-    if (argc == 3)
+    if (all)
+        print_all(argv + 3);
+    else if (argc == 3)
         print_list();
     else
         print_mutant(atoi(argv[3]));

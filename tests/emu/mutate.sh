@@ -1,12 +1,17 @@
 #!/bin/sh
 # mutate.sh SETTINGS SOURCE [WHICH [JOBS]]: breaks one token of SOURCE (a file of kernels/cuda) at a time, and asks
-# the tests of the ops that are compiled from it: fast under two schedules, and checked in order, until one notices.
+# the tests of the ops that are compiled from it, fast under two schedules and checked in order, until one notices.
 # Prints a table and what survived.
 # WHICH: a number n, each n-th mutant; `explained`, those that are; /REGEX, those whose line of `mutate list` it
 # matches.
 # A survivor must be explained in tests/emu/mutants.explained; one that is not fails the run, and so does an
 # explanation of a mutant that does not exist or does not survive. SETTINGS is written by CMake:
 # build/tests/emu/mutate.settings, in a build whose targets emu, cuda_checked, cuda_fast, check and mutate are made.
+#
+# All mutants are compiled into one program, which is told at run time which to be; only where the compiler wants a
+# constant, a mutant is a program of its own. Tests begin with their small cases, so that a few seconds of them find
+# most; all of a test is run for what those did not notice. Mutants that are explained are in force together, every
+# eighth of them, since nothing should come of any; one by one only where something does.
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # ---- one mutant: mutate.sh --one WORK NUMBER ----------------------------------------------------------------------
@@ -19,52 +24,80 @@ test_of() {
     esac
 }
 
-# build KIND UNIT: the object of a .cu with the mutated file in place of its own, and the test with it
+# build KIND UNIT: the test with the object of a .cu that has the file in $work/$program in place of its own, once
 build() {
+    [ ! -x "$work/$program/$1_$(basename "$2" .cu)" ] || return 0
     case $1 in checked) options=$checked_options ;; fast) options=$fast_options ;; esac
-    object=$work/$number/$1.o
+    into=$work/$program
     file=$top/$2
-    [ "$2" = "$source" ] && file=$work/$number/$2
-    $cxx -x c++ -include "$work/$1.h" "-I$work/$number" $compile_options $options -c "$file" -o "$object" &&
-        $cxx -no-pie "$object" "$work/$1_$(basename "$2" .cu).o" $libraries -o "$work/$number/$1"
+    [ "$2" != "$source" ] || file=$into/$2
+    $cxx -x c++ -include "$work/$1.h" "-I$into" $compile_options $options -c "$file" -o "$into/$1.o" &&
+        $cxx -no-pie "$into/$1.o" "$work/$1_$(basename "$2" .cu).o" $libraries -o "$into/$1_$(basename "$2" .cu)"
 }
 
-# ask KIND UNIT SEED: the verdict of the test built last
+# ask KIND UNIT SEED SECONDS: the verdict of the test built last, or of that with all mutants in it and those of
+# $in_force; `time`, where there is none within that many seconds, or all that the test may take
 ask() {
-    EMU_SEED=$3 "$mutate" run "$(cat "$work/$1_$(basename "$2" .cu).limit")" "$work/$number/$1" emu | cut -d' ' -f1
+    limit=$4
+    [ -n "$limit" ] || limit=$(cat "$work/$1_$(basename "$2" .cu).limit")
+    EMU_SEED=$3 EMU_MUTANTS=$in_force "$mutate" run "$limit" "$work/$program/$1_$(basename "$2" .cu)" emu | cut -d' ' -f1
 }
 
-# try KIND SEEDS: the verdict of all units' tests, until one is not `survived`
+# try KIND SEEDS [SECONDS]: the verdict of all units' tests, until one is noticed; that none is in so many seconds
+# says nothing
 try() {
     for unit in $units; do
-        build "$1" "$unit" 2>"$work/$number/complaints" || continue
+        verdict=uncompiled
+        build "$1" "$unit" 2>"$work/$program/complaints" || return 1
         for seed in $2; do
-            verdict=$(ask "$1" "$unit" "$seed")
-            [ "$verdict" = survived ] || return
+            verdict=$(ask "$1" "$unit" "$seed" "$3")
+            [ -z "$3" ] || [ "$verdict" != time ] || verdict=survived
+            [ "$verdict" = survived ] || return 1
         done
     done
 }
 
+whole() {
+    try fast "1 2" && try checked 0
+}
+
 # a wait that is missing shows in the checked build, wrong numbers sooner in the fast one
-one() {
-    verdict=uncompiled
-    if grep -q "^$number .*=> (void)0@" "$work/list"; then
-        try checked 0
-        [ "$verdict" != survived ] || try fast "1 2"
+by_parts() {
+    if [ -n "$waits" ]; then
+        try checked 0 $few_checked && try fast 1 $few_fast
     else
-        try fast "1 2"
-        [ "$verdict" != survived ] || try checked 0
+        try fast 1 $few_fast && try checked 0 $few_checked
+    fi && whole
+}
+
+# The verdict of mutant $number.
+one() {
+    program=all in_force=$number
+    waits=$(grep -E "^$number .*(__sync|barrier|async_|acquire)" "$work/list")
+    if grep -qx "$number" "$work/left_out"; then
+        program=$number
+        mkdir -p "$work/$number/kernels/cuda"
+        "$mutate" apply "$top/$source" "$number" >"$work/$number/$source" || exit 2
     fi
+    by_parts
 }
 
 if [ "$1" = --one ]; then
     work=$2
     number=$3
     . "$work/settings"
-    mkdir -p "$work/$number/kernels/cuda"
-    "$mutate" apply "$top/$source" "$number" >"$work/$number/$source" && one
+    one
     echo "$number $verdict" >"$work/verdict.$number"
-    rm -rf "${work:?}/$number"
+    [ ! -d "$work/$number" ] || rm -rf "${work:?}/$number"
+    exit 0
+fi
+
+# mutate.sh --together WORK FILE: the mutants that it lists; no verdict, where something comes of them
+if [ "$1" = --together ]; then
+    work=$2
+    . "$work/settings"
+    program=all in_force=$(tr '\n' ',' <"$3")
+    ! whole || while read -r number; do echo "$number survived" >"$work/verdict.$number"; done <"$3"
     exit 0
 fi
 
@@ -104,21 +137,52 @@ prepare() {
     rest=
     for object in $objects; do
         case $object in
-        */"$noun.cu.o") own=$object ;;
+        */"$noun.cu.o") ;;
         *) rest="$rest $object" ;;
         esac
     done
     $cc -DTESTS_ON_EMU "-I$top" -std=gnu11 -O2 -c "$top/tests/kernels/test_$(test_of "$2").c" -o "$work/test.o" &&
         $cc "-I$top" -std=gnu11 -O2 -c "$top/tests/emu/ops_emu.c" -o "$work/ops_emu.o" &&
-        ld -r "$work/test.o" "$work/ops_emu.o" $rest $emu_objects $archives -o "$work/$1_$noun.o" &&
+        $cc -O2 -c "$top/tests/emu/mutant.c" -o "$work/mutant.o" &&
+        ld -r "$work/test.o" "$work/ops_emu.o" "$work/mutant.o" $rest $emu_objects $archives -o "$work/$1_$noun.o" &&
         strip --strip-debug "$work/$1_$noun.o" &&
-        $cxx -no-pie "$own" "$work/$1_$noun.o" $libraries -o "$work/sound" || return 1
-    set -- "$1" $("$mutate" run 600 "$work/sound" emu)
+        build "$1" "$2" || return 1
+    set -- "$1" $("$mutate" run 1000 "$work/all/$1_$noun" emu)
     [ "$2" = survived ] || {
         echo "test_$noun, $1: $2, though nothing is mutated"
         return 1
     }
     echo $((1 + 2 * $3)) >"$work/$1_$noun.limit"
+}
+
+# All mutants go into one source, but those where the compiler wants a constant: what it complains about is left out,
+# and compiled by itself.
+put_all() {
+    mkdir -p "$work/all/kernels/cuda"
+    awk '/^[0-9]+ [0-9]+ enum: / { print $1 }' "$work/list" >"$work/left_out"
+    for _ in $(seq 40); do
+        "$mutate" switch "$top/$source" $(cat "$work/left_out") >"$work/all/$source" || return 1
+        for unit in $units; do
+            file=$top/$unit
+            [ "$unit" = "$source" ] && file=$work/all/$unit
+            $cxx -x c++ -fsyntax-only -fmax-errors=0 -include "$work/fast.h" "-I$work/all" $compile_options \
+                $fast_options "$file" 2>&1
+        done | grep "^$work/all/$source:.*: error:" >"$work/complaints" || return 0
+        # the mutant of the line that is complained about, or those around it
+        sed -E 's/.*mutant_is\(([0-9]+)\).*/\1/; t; s/.*//' "$work/all/$source" >"$work/mutant_of_line"
+        awk -F: '
+            file == 1 { at[FNR] = $0; n = FNR; next }
+            {
+                for (before = $2; before > 1 && at[before] == ""; before--);
+                for (behind = $2; behind < n && at[behind] == ""; behind++);
+                print at[before] "\n" at[behind]
+            }' file=1 "$work/mutant_of_line" file=2 "$work/complaints" | sort -nu | grep . >"$work/blamed"
+        [ -s "$work/blamed" ] || break
+        cat "$work/blamed" >>"$work/left_out"
+    done
+    echo "$source: cannot be compiled with its mutants:"
+    head -5 "$work/complaints"
+    return 1
 }
 
 cat "${EXPLAINED:-$top/tests/emu/mutants.explained}" >"$work/explained" || exit 2
@@ -134,15 +198,20 @@ units=$(units_of "$source" | tr '\n' ' ')
 }
 {
     cat "$settings"
-    echo "source='$source' units='$units'"
+    echo "source='$source' units='$units' few_fast=5 few_checked=20"
 } >"$work/settings"
 # what every kernel includes and no mutant changes, compiled once
 for kind in checked fast; do
     case $kind in checked) options=$checked_options ;; fast) options=$fast_options ;; esac
-    for header in kernels/base/status.h kernels/base/stream.h tests/emu/device_memory.h tests/emu/emu.h; do
+    for header in kernels/base/status.h kernels/base/stream.h tests/emu/device_memory.h tests/emu/emu.h \
+        tests/emu/mutant.h; do
         echo "#include \"$header\""
     done >"$work/$kind.h"
     $cxx $compile_options $options -x c++-header "$work/$kind.h" -o "$work/$kind.h.gch" || exit 2
+done
+put_all || exit 2
+program=all
+for kind in checked fast; do
     for unit in $units; do prepare $kind "$unit" || exit 2; done
 done
 # the quickest test first
@@ -150,6 +219,16 @@ units=$(for unit in $units; do echo "$(cat "$work/fast_$(basename "$unit" .cu).l
     sort -n | cut -d' ' -f2 | tr '\n' ' ')
 echo "units='$units'" >>"$work/settings"
 
+# those that are explained and chosen at run time together, by eighths
+awk -v source="$source" '
+    file == 1 { left_out[$1] = 1; next }
+    file == 2 { sub(/ -- .*/, ""); explained[$0] = 1; next }
+    { number = $1; sub(/^[0-9]+ [0-9]+ /, "") }
+    source " " $0 in explained && !(number in left_out) { print number > "'"$work"'/together." n++ % 8 }
+    ' file=1 "$work/left_out" file=2 "$work/explained" file=3 "$work/list"
+case $which in
+1 | explained) ls "$work"/together.* 2>/dev/null | xargs -r -P "$jobs" -n 1 "$0" --together "$work" ;;
+esac
 WHICH=$which awk -v source="$source" '
     BEGIN { which = ENVIRON["WHICH"] }
     file == 1 { sub(/ -- .*/, ""); explained[$0] = 1; next }
@@ -157,6 +236,7 @@ WHICH=$which awk -v source="$source" '
     which == "explained" { if (source " " $0 in explained) print number; next }
     which ~ "^/" ? $0 ~ substr(which, 2) : number % which == 0 { print number }
     ' file=1 "$work/explained" file=2 "$work/list" |
+    while read -r number; do [ -f "$work/verdict.$number" ] || echo "$number"; done |
     xargs -r -P "$jobs" -n 1 "$0" --one "$work"
 cat "$work"/verdict.* 2>/dev/null | sort -n >"$work/verdicts"
 
