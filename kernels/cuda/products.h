@@ -7,6 +7,7 @@
 #ifndef KERNELS_CUDA_PRODUCTS_H
 #define KERNELS_CUDA_PRODUCTS_H
 
+#include "kernels/base/check.h"
 #include "kernels/cuda/element.h"
 
 /* Element (m,a,i,k) stands at the sum of index times stride. k may be two indices: k / k_inner, of
@@ -45,7 +46,7 @@ template <class T> struct products_output {
     int64_t m, a, i, j;
     float scale;
     bool add;
-    const float *bias; /* (A,n_j), or NULL */
+    const float *bias; /* (A,n_j), or NULL; with it, no sums beyond n_j are put */
 };
 
 template <class T>
@@ -140,7 +141,7 @@ __global__ static void __launch_bounds__(PRODUCTS_THREADS)
     }
     if (i0 + own_i >= put_i || j0 + own_j >= put_j) return;
     sum *= out.scale;
-    if (out.bias && j0 + own_j < n_j) sum += out.bias[a * n_j + j0 + own_j];
+    if (out.bias) sum += out.bias[a * n_j + j0 + own_j];
     element_gradient(out.p + m * out.m + a * out.a + (i0 + own_i) * out.i + (j0 + own_j) * out.j,
                      out.add, sum);
 }
@@ -156,6 +157,7 @@ static enum status multiply(products_output<TO> out, strided<TX> x, strided<TY> 
     if (n_blocks > INT32_MAX || j_tiles > 65535 || e.n_k > INT32_MAX - PRODUCTS_DEPTH)
         FAIL(E_SHAPE, "%lld products of %lld x %lld sums of %lld: too large for the kernel",
              (long long)(e.n_m * e.n_a), (long long)e.n_i, (long long)e.n_j, (long long)e.n_k);
+    ASSERT(!out.bias || e.put_j == e.n_j);
     if (n_blocks == 0 || j_tiles == 0) return OK;
     LAUNCH((products<TX, TY, TO>), dim3((unsigned)n_blocks, (unsigned)j_tiles), PRODUCTS_THREADS, 0,
            s, out, x, y, (int)e.n_a, (int)e.n_i, (int)e.n_j, (int)e.n_k, (int)e.put_i,
