@@ -1,4 +1,5 @@
-/* mutate list FILE; mutate apply FILE NUMBER; mutate switch FILE [NUMBER]…; mutate run SECONDS PROGRAM [ARGUMENT]…
+/* mutate list | constants FILE; mutate apply FILE NUMBER; mutate switch FILE [NUMBER]…;
+ * mutate run SECONDS PROGRAM [ARGUMENT]…
  *
  * A mutant is a CUDA source with one token of device code changed: a barrier or wait is gone, a bound
  * is off by one, an index adds one more or subtracts, a mask names half the lanes. list prints one a
@@ -6,6 +7,7 @@
  * of a function are told apart by a #2 at the end. That text names a mutant whatever its number.
  * apply prints the mutated source. switch prints one with all mutants in it but those numbered, each
  * on a line of its own and chosen at run time: by mutant_is(number), which tests/emu/mutant.h defines.
+ * constants lists those that cannot be, as far as tokens tell: constants of enums, sizes of arrays.
  * run says what a test on the emulator made of it, in one word.
  *
  * Changed are bodies of functions with __global__ or DEVICE before them, and constants of enums; what
@@ -488,8 +490,7 @@ static void add_place(int number)
                        (token[first].kind == NUMBER && !is(first - 1, "<") && !is(first + 1, ">"));
 
     if (!alone) widen(&first, &last, is(first, "&&") || is(first, "||"));
-    place[n_places++] =
-        (struct place){ token[first].at, token[last].at + token[last].n, number };
+    place[n_places++] = (struct place){ token[first].at, token[last].at + token[last].n, number };
 }
 
 static int by_place(const void *a, const void *b)
@@ -532,15 +533,54 @@ static int print_switched(int begin, int end, int k)
     return k;
 }
 
-/* Constants of enums are not chosen at run time. */
+/* Whether the tokens from t on declare something: `float v`, `const tile<N> &v`. */
+static bool declares(int t)
+{
+    static const char *const others[] = { "return", "else", "case", "goto", NULL };
+
+    if (token[t].kind != WORD || is_one_of(t, others)) return false;
+    if (is(t + 1, "<") && source[token[t + 1].at - 1] != ' ')
+        while (t + 1 < n_tokens && !is(t + 1, ">") && !is(t, ";")) t++;
+    return token[t + 1].kind == WORD || is(t, "__shared__");
+}
+
+/* Whether t is part of the size of an array that is declared, as far as tokens tell. */
+static bool is_size(int t)
+{
+    bool in_brackets = false;
+    int depth = 0, k = t;
+
+    for (; k > 0 && !is(k - 1, ";") && !is(k - 1, "{") && !is(k - 1, "}"); k--) {
+        const int before = k - 1;
+
+        if (depth == 0 && (is(before, "=") || is(before, "("))) return false;
+        if (depth == 0 && is(before, "[")) {
+            if (in_brackets) return false;
+            in_brackets = true;
+            continue;
+        }
+        if (is(before, ")") || is(before, "]")) depth++;
+        if (is(before, "(") || is(before, "[")) depth--;
+    }
+    return in_brackets && declares(k);
+}
+
+/* All mutants but those left out. */
 static void print_all(char **numbers)
 {
     for (; *numbers; numbers++)
         if (atoi(*numbers) >= 0 && atoi(*numbers) < n_mutants) left_out[atoi(*numbers)] = true;
     for (int i = 0; i < n_mutants; i++)
-        if (mutant[i].function >= 0 && !left_out[i]) add_place(i);
+        if (!left_out[i]) add_place(i);
     qsort(place, (size_t)n_places, sizeof *place, by_place);
     print_switched(0, n_bytes, 0);
+}
+
+/* Those that cannot be chosen at run time; the compiler finds more. */
+static void print_constants(void)
+{
+    for (int i = 0; i < n_mutants; i++)
+        if (mutant[i].function < 0 || is_size(token_at(mutant[i].at))) printf("%d\n", i);
 }
 
 /* ---- a mutant's test -------------------------------------------------------------------------- */
@@ -628,24 +668,26 @@ static void run(int seconds, char **command)
 
 int main(int argc, char **argv)
 {
+    static const char usage[] = "list FILE | constants FILE | apply FILE NUMBER | "
+                                "switch FILE [NUMBER]… | run SECONDS PROGRAM [ARGUMENT]…";
+
     if (argc >= 4 && strcmp(argv[1], "run") == 0) {
         run(atoi(argv[2]), argv + 3);
         return 0;
     }
-    const bool all = argc >= 3 && strcmp(argv[1], "switch") == 0;
-
-    if (argc < 3 ||
-        (!all && strcmp(argv[1], "list") != 0 && (strcmp(argv[1], "apply") != 0 || argc < 4)))
-        fail("usage", "list FILE | apply FILE NUMBER | switch FILE [NUMBER]… | "
-                      "run SECONDS PROGRAM [ARGUMENT]…");
+    if (argc < 3) fail("usage", usage);
     read_source(argv[2]);
     read_tokens();
     read_declarations(0, n_tokens);
-    if (all)
-        print_all(argv + 3);
-    else if (argc == 3)
+    if (strcmp(argv[1], "list") == 0)
         print_list();
-    else
+    else if (strcmp(argv[1], "constants") == 0)
+        print_constants();
+    else if (strcmp(argv[1], "switch") == 0)
+        print_all(argv + 3);
+    else if (strcmp(argv[1], "apply") == 0 && argc == 4)
         print_mutant(atoi(argv[3]));
+    else
+        fail("usage", usage);
     return 0;
 }

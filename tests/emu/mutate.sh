@@ -159,7 +159,7 @@ prepare() {
 # and compiled by itself.
 put_all() {
     mkdir -p "$work/all/kernels/cuda"
-    awk '/^[0-9]+ [0-9]+ enum: / { print $1 }' "$work/list" >"$work/left_out"
+    "$mutate" constants "$top/$source" >"$work/left_out" || return 1
     for _ in $(seq 40); do
         "$mutate" switch "$top/$source" $(cat "$work/left_out") >"$work/all/$source" || return 1
         for unit in $units; do
@@ -168,13 +168,16 @@ put_all() {
             $cxx -x c++ -fsyntax-only -fmax-errors=0 -include "$work/fast.h" "-I$work/all" $compile_options \
                 $fast_options "$file" 2>&1
         done | grep "^$work/all/$source:.*: error:" >"$work/complaints" || return 0
-        # the mutant of the line that is complained about, or those around it
+        # the mutants of the lines that are complained about; else those around the first such line
         sed -E 's/.*mutant_is\(([0-9]+)\).*/\1/; t; s/.*//' "$work/all/$source" >"$work/mutant_of_line"
         awk -F: '
             file == 1 { at[FNR] = $0; n = FNR; next }
-            {
-                for (before = $2; before > 1 && at[before] == ""; before--);
-                for (behind = $2; behind < n && at[behind] == ""; behind++);
+            at[$2] != "" { print at[$2]; exact = 1; next }
+            first == 0 { first = $2 }
+            END {
+                if (exact || first == 0) exit
+                for (before = first; before > 1 && at[before] == ""; before--);
+                for (behind = first; behind < n && at[behind] == ""; behind++);
                 print at[before] "\n" at[behind]
             }' file=1 "$work/mutant_of_line" file=2 "$work/complaints" | sort -nu | grep . >"$work/blamed"
         [ -s "$work/blamed" ] || break
