@@ -38,7 +38,7 @@ DEVICE void load_rows(float (&tile)[ROWS][PITCH], const SLICE &slice, part which
         const T *const row = slice.row(which, first + r);
         float v[N] = {};
 
-        if (row) element_load_lot(v, row + c, d - c, (uintptr_t)row % 16 == 0 && d % N == 0);
+        if (row) element_load_lot(v, row + c, d - c, (uintptr_t)row % 16 == 0);
 #pragma unroll
         for (int k = 0; k < N; k++) tile[r][c + k] = v[k];
     }

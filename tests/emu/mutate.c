@@ -547,20 +547,27 @@ static bool declares(int t)
 /* Whether t is part of the size of an array that is declared, as far as tokens tell. */
 static bool is_size(int t)
 {
-    bool in_brackets = false;
+    bool in_brackets = false, is_later = false; /* of the declaration, another stands before it */
     int depth = 0, k = t;
 
-    for (; k > 0 && !is(k - 1, ";") && !is(k - 1, "{") && !is(k - 1, "}"); k--) {
+    for (; k > 0; k--) {
         const int before = k - 1;
+        const bool closes = is(before, ")") || is(before, "]") || (is(before, "}") && is(k, ","));
 
-        if (depth == 0 && (is(before, "=") || is(before, "("))) return false;
-        if (depth == 0 && is(before, "[")) {
-            if (in_brackets) return false;
+        if (closes) {
+            depth++;
+        } else if (depth > 0) {
+            depth -= is(before, "(") || is(before, "[") || is(before, "{");
+        } else if (is(before, ";") || is(before, "{") || is(before, "}")) {
+            break;
+        } else if (is(before, "(") ||
+                   (!is_later && (is(before, "=") || (is(before, "[") && in_brackets)))) {
+            return false;
+        } else if (is(before, "[")) {
             in_brackets = true;
-            continue;
+        } else if (is(before, ",")) {
+            is_later = in_brackets;
         }
-        if (is(before, ")") || is(before, "]")) depth++;
-        if (is(before, "(") || is(before, "[")) depth--;
     }
     return in_brackets && declares(k);
 }
