@@ -289,6 +289,22 @@ static void edges(const struct ops *be)
     CHECK_CLOSE(p.lse.data, want.lse.data, tensor_count(p.lse), tol);
 }
 
+/* Scores far apart, in two tiles of keys: without a row's whole maximum exponentials overflow. */
+static void far_scores_bf16(const struct ops *be)
+{
+    struct problem p = { .n = 1, .h = 5, .w = 16, .heads = 2, .d = 16, .window = 0 };
+
+    problem_fill(&p, 85);
+    for (int64_t i = 0; i < tensor_count(p.in[QKV]); i++) ((float *)p.in[QKV].data)[i] *= 20;
+    struct problem got = narrow(&p);
+
+    p.in[QKV] = op_cast(got.in[QKV], F32);
+    forward(&ops_ref, &p);
+    forward(be, &got);
+    CHECK_CLOSE(op_cast(got.y, F32).data, p.y.data, tensor_count(p.y), tol_bf16);
+    CHECK_CLOSE(got.lse.data, p.lse.data, tensor_count(p.lse), tol_bf16);
+}
+
 static void shape_errors(const struct ops *be)
 {
     struct problem p = { .n = 1, .h = 5, .w = 3, .heads = 2, .d = 8, .window = 4, .rel = true };
@@ -404,6 +420,7 @@ int main(int argc, char **argv)
     }
     gradient_rule(be, 5, 3, 4, F32);
     if (be->bf16) {
+        far_scores_bf16(be);
         gradient_rule(be, 5, 3, 4, BF16);
         gradient_rule(be, 17, 3, 0, BF16);
     }
