@@ -398,7 +398,7 @@ int main(int argc, char **argv)
         { .n = 2, .h = 18, .w = 3, .heads = 1, .d = 96, .window = 17, .rel = true },
         { .n = 1, .h = 5, .w = 64, .heads = 1, .d = 80, .window = 0, .rel = true },
         { .n = 1,
-          .h = 9,
+          .h = 10,
           .w = 65,
           .heads = 1,
           .d = 8,
