@@ -166,14 +166,13 @@ DEVICE void copy_keys(bf16 *k_tile, bf16 *v_tile, const flash_slice &slice, cons
 }
 
 /* The terms of a warp's N queries, to its own rows of a tile: of a small window all, else of the
- * 64 columns from x0 on. */
+ * 64 columns from x0 on. A barrier must stand behind the last use of those before. */
 template <bool SMALL, int N, int PITCH>
 DEVICE void load_terms(float *rows, const flash_slice &slice, int q0, int x0, int lane)
 {
     const flash_problem &p = slice.p;
     const int first = SMALL ? 0 : p.w_at + x0, width = SMALL ? 2 * SMALL_SIDE : TILE_ROWS;
 
-    __syncwarp();
     for (int r = lane / 8; r < N; r += 4) {
         const int tok = slice.query_token(q0 + r);
 
