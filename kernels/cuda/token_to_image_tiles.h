@@ -227,7 +227,6 @@ __global__ static void __launch_bounds__(TILES_THREADS, 1) fwd_tiles(tiles_probl
         __syncthreads();
         if (i + FWD_TILE < end)
             fetch_rows<CP>(tiles + (turn ^ 1) * FWD_TILE * CP, x, FWD_TILE, i + FWD_TILE, end, p.c);
-        async_commit();
         if (warp < p.heads) row_scores<CP>(s, rows, warp * HEAD_ROWS, keys);
         __syncthreads();
         if (i + FWD_TILE < end) fetch_rows<CP>(keys, p.pe, FWD_TILE, i + FWD_TILE, end, p.c);
