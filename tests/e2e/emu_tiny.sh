@@ -4,7 +4,7 @@
 #
 # A run magnifies what it began with, the more the greater its learning rate: with a warm-up of five steps, weights that differ at the
 # start by up to 2^-9 of themselves, bf16's spacing, change losses of the f32 CPU by 1.6 to 4.6 % at most (docs/numerics.md). The
-# config's own is of 100 steps. A learning rate of 0 is 12 to 15 % apart in the middle.
+# config's own is of 100 steps. A learning rate of 0 is 15 % apart in the middle.
 . "$(dirname "$0")/stage.sh"
 . "$(dirname "$0")/follow.sh"
 emulated=$3 steps=${4:-20}
