@@ -142,8 +142,6 @@ prepare() {
         esac
     done
     $cc -DTESTS_ON_EMU "-I$top" -std=gnu11 -O2 -c "$top/tests/kernels/test_$(test_of "$2").c" -o "$work/test.o" &&
-        $cc "-I$top" -std=gnu11 -O2 -c "$top/tests/emu/ops_emu.c" -o "$work/ops_emu.o" &&
-        $cc -O2 -c "$top/tests/emu/mutant.c" -o "$work/mutant.o" &&
         ld -r "$work/test.o" "$work/ops_emu.o" "$work/mutant.o" $rest $emu_objects $archives -o "$work/$1_$noun.o" &&
         strip --strip-debug "$work/$1_$noun.o" &&
         build "$1" "$2" || return 1
@@ -203,7 +201,10 @@ units=$(units_of "$source" | tr '\n' ' ')
     cat "$settings"
     echo "source='$source' units='$units' few_fast=5 few_checked=20"
 } >"$work/settings"
-# what every kernel includes and no mutant changes, compiled once
+# what is in every test, and what every kernel includes and no mutant changes, compiled once
+for object in ops_emu mutant; do
+    $cc "-I$top" -std=gnu11 -O2 -c "$top/tests/emu/$object.c" -o "$work/$object.o" || exit 2
+done
 for kind in checked fast; do
     case $kind in checked) options=$checked_options ;; fast) options=$fast_options ;; esac
     for header in kernels/base/status.h kernels/base/stream.h tests/emu/device_memory.h tests/emu/emu.h \
