@@ -394,6 +394,14 @@ uint64_t config_hash(const struct config *c)
     return hash;
 }
 
+/* Whether field i changes results and differs; x and y: its values. */
+static bool differs(const struct config *a, const struct config *b, int i, char x[CONFIG_VALUE],
+                    char y[CONFIG_VALUE])
+{
+    return changes_results(config_field(i)) &&
+           strcmp(config_field_value(a, i, x), config_field_value(b, i, y)) != 0;
+}
+
 const char *config_difference(const struct config *a, const struct config *b, char buf[CONFIG_TEXT])
 {
     size_t used = 0;
@@ -402,8 +410,7 @@ const char *config_difference(const struct config *a, const struct config *b, ch
     for (int i = 0; i < CONFIG_N_FIELDS && used < CONFIG_TEXT; i++) {
         char x[CONFIG_VALUE], y[CONFIG_VALUE];
 
-        if (!changes_results(config_field(i))) continue;
-        if (strcmp(config_field_value(a, i, x), config_field_value(b, i, y)) == 0) continue;
+        if (!differs(a, b, i, x, y)) continue;
         used += (size_t)snprintf(buf + used, CONFIG_TEXT - used, "%s%s %s → %s", used ? ", " : "",
                                  config_field(i)->name, x, y);
     }
@@ -420,8 +427,7 @@ const char *config_settings(const struct config *a, const struct config *b,
         char x[CONFIG_VALUE], y[CONFIG_VALUE];
         const char *quote;
 
-        if (!changes_results(config_field(i))) continue;
-        if (strcmp(config_field_value(a, i, x), config_field_value(b, i, y)) == 0) continue;
+        if (!differs(a, b, i, x, y)) continue;
         quote = config_field(i)->kind == CONFIG_KIND_LIST ? "'" : "";
         used += (size_t)snprintf(buf + used, CONFIG_SETTINGS - used, "%s%s%s=%s%s", used ? " " : "",
                                  quote, config_field(i)->name, x, quote);
