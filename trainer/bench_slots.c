@@ -5,7 +5,7 @@
 #include "data_pipeline/rle.h"
 #include "kernels/base/rng.h"
 
-enum { PIXELS, RUNS, FIRST, BOX, SLOTS, LIST, DRAWN };
+enum { PIXELS, RUNS, FIRST, BOX, SLOTS, DRAWN };
 
 static enum status take(struct bench_slots *b, int what, int64_t bytes)
 {
@@ -79,14 +79,9 @@ enum status bench_slots_create(struct bench_slots *b, const struct config *c)
     if (s == OK) s = take(b, FIRST, n * (M + 1) * 8);
     if (s == OK) s = take(b, BOX, n * M * 16);
     if (s == OK) s = take(b, SLOTS, n * (int64_t)sizeof *b->slot);
-    if (s == OK) s = take(b, LIST, n * (int64_t)sizeof *b->list);
     if (s == OK) s = take(b, DRAWN, S * S);
     b->slot = b->memory[SLOTS];
-    b->list = b->memory[LIST];
-    for (int64_t i = 0; s == OK && i < n; i++) {
-        b->list[i] = b->slot + i;
-        s = fill(b, c, i, room);
-    }
+    for (int64_t i = 0; s == OK && i < n; i++) s = fill(b, c, i, room);
     if (s != OK) bench_slots_destroy(b);
     return s;
 }

@@ -6,8 +6,7 @@
 #include "trainer/config.h"
 
 struct bench_slots {
-    struct loader_slot *slot;        /* (n), and what they point to: owned */
-    const struct loader_slot **list; /* (n) of them; owned */
+    struct loader_slot *slot; /* (n), and what they point to: owned */
     int64_t n;
     void *memory[8];
 };

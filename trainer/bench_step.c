@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "kernels/base/clock.h"
+#include "trainer/batch.h"
 #include "trainer/bench_slots.h"
 #include "trainer/cost.h"
 #include "trainer/device.h"
-#include "trainer/learner.h"
 #include "trainer/median.h"
 
 enum { WARM_UP = 3, TIMEOUT_MS = 60000 };
@@ -20,13 +20,11 @@ struct bench {
     const struct ops *ops;
     struct learner learner;
     struct shard_set *set;
-    struct loader *loader;
     struct bench_slots made_up;
+    struct batch batch;
     double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
     int64_t at;
-    const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
-    int64_t n_held;
-    bool ahead; /* prepare the next step while the device works */
+    bool more; /* steps to come */
 };
 
 #define BENCH_NAME(name, text) text,
@@ -60,7 +58,16 @@ static enum status limits(struct bench *b)
 static enum status create(struct bench *b, const char *data)
 {
     const struct config *c = b->c;
-    int64_t held; /* of the loader, at most */
+    struct batch_options batch = { .learner = &b->learner, .timeout_ms = TIMEOUT_MS };
+    struct loader_options loader = { .frame = (int32_t)c->model_image_size,
+                                     .max_masks = c->train_masks,
+                                     .min_area = c->data_min_area,
+                                     .max_area = c->data_max_area,
+                                     .min_pixels = c->data_min_pixels,
+                                     .batch = c->train_batch,
+                                     .slot_end = c->train_batch,
+                                     .n_threads = (int)c->data_n_threads,
+                                     .ahead = c->data_ahead };
 
     TRY(comm_create(&b->comm, TIMEOUT_MS));
     if (b->comm->n_ranks > 1)
@@ -69,115 +76,57 @@ static enum status create(struct bench *b, const char *data)
     TRY(device_open(&(struct device_options){ .choice = c->run_device }, b->comm, &b->ops));
     TRY(limits(b));
     TRY(learner_create(&b->learner, c, b->ops, b->comm));
-    b->slot = calloc((size_t)c->train_batch, sizeof *b->slot);
-    if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)c->train_batch);
     params_initialize(&b->learner.sam->params, 0, b->learner.host[0]);
     TRY(learner_from_host(&b->learner));
-    if (!data) return bench_slots_create(&b->made_up, c);
-    held = b->learner.graph ? c->train_batch : 1;
-    TRY(shard_set_open(&b->set, data));
-    return loader_create(&b->loader,
-                         &(struct loader_options){ .set = b->set,
-                                                   .frame = (int32_t)c->model_image_size,
-                                                   .max_masks = c->train_masks,
-                                                   .min_area = c->data_min_area,
-                                                   .max_area = c->data_max_area,
-                                                   .min_pixels = c->data_min_pixels,
-                                                   .batch = c->train_batch,
-                                                   .slot_end = c->train_batch,
-                                                   .n_threads = (int)c->data_n_threads,
-                                                   .ahead = c->data_ahead + held - 1 });
+    if (data) {
+        TRY(shard_set_open(&b->set, data));
+        loader.set = b->set;
+        batch.loader = &loader;
+    } else {
+        TRY(bench_slots_create(&b->made_up, c));
+        batch.made_up = b->made_up.slot;
+    }
+    return batch_create(&b->batch, &batch);
 }
 
 static void destroy(struct bench *b)
 {
-    loader_destroy(b->loader);
+    batch_destroy(&b->batch);
     shard_set_close(b->set);
     learner_destroy(&b->learner);
     comm_destroy(b->comm);
     bench_slots_destroy(&b->made_up);
-    free(b->slot);
     for (int i = 0; i < BENCH_N_PHASES; i++) free(b->seconds[i]);
     free(b->step);
 }
 
-static enum status next_slot(struct bench *b, int64_t step, int64_t i)
+/* A step by its parts. sums: seconds behind the gradients. */
+static enum status add_slots(struct bench *b, double *sums)
 {
-    const struct loader_slot **slot = b->slot + b->n_held;
-
-    if (b->loader) {
-        TRY(loader_next(b->loader, slot, TIMEOUT_MS));
-    } else {
-        b->made_up.slot[i].step = step; /* so that every step draws its own prompts */
-        *slot = b->made_up.list[i];
-    }
-    b->n_held++;
-    return OK;
-}
-
-static void slots_done(struct bench *b)
-{
-    for (int64_t i = 0; b->loader && i < b->n_held; i++) loader_done(b->loader, b->slot[i]);
-    b->n_held = 0;
-}
-
-/* A step by its parts. data, sums: seconds of the loader; behind the gradients. */
-static enum status add_slots(struct bench *b, double *data, double *sums)
-{
-    double since = clock_seconds(), exposed, norm, masks = 0;
+    double since, exposed, norm, masks = 0;
 
     for (int64_t i = 0; i < b->c->train_batch; i++) {
         struct objective_losses losses;
 
-        TRY(next_slot(b, b->at, i));
-        *data += clock_lap(&since);
-        TRY(learner_slot(&b->learner, b->slot[0]));
-        masks += (double)b->slot[0]->n_masks;
+        TRY(batch_next(&b->batch, b->at, i));
+        TRY(learner_slot(&b->learner, b->batch.slot[0]));
+        masks += (double)b->batch.slot[0]->n_masks;
         TRY(learner_losses(&b->learner, &losses));
-        clock_lap(&since);
-        slots_done(b);
+        batch_done(&b->batch);
     }
+    since = clock_seconds();
     TRY(learner_sum(&b->learner, &exposed));
     *sums = clock_lap(&since);
     TRY(learner_update(&b->learner, masks > 0 ? masks : 1, b->at, b->at + 1));
     return learner_norm(&b->learner, &norm); /* waits */
 }
 
-static enum status prepare(struct bench *b, int64_t step, double *data)
-{
-    double since = clock_seconds();
-
-    while (b->n_held < b->c->train_batch) TRY(next_slot(b, step, b->n_held));
-    *data += clock_lap(&since);
-    return learner_prepare(&b->learner, b->slot, step + 1);
-}
-
-/* A recorded step, as the loop runs it: the next one is prepared while the device works. */
-static enum status launch_step(struct bench *b, double *data)
+/* A step on the device, as the loop runs it. */
+static enum status run_on_device(struct bench *b)
 {
     double norm;
 
-    if (b->n_held == 0) TRY(prepare(b, b->at, data));
-    TRY(learner_launch(&b->learner));
-    slots_done(b);
-    if (b->ahead) TRY(prepare(b, b->at + 1, data));
-    return learner_norm(&b->learner, &norm); /* waits */
-}
-
-/* A step on the device that is not recorded, as the loop runs it. */
-static enum status queue_step(struct bench *b, double *data)
-{
-    double since, norm;
-
-    TRY(learner_begin(&b->learner));
-    for (int64_t i = 0; i < b->c->train_batch; i++) {
-        since = clock_seconds();
-        TRY(next_slot(b, b->at, i));
-        *data += clock_lap(&since);
-        TRY(learner_add(&b->learner, b->slot[0]));
-        slots_done(b);
-    }
-    TRY(learner_end(&b->learner, b->at + 1));
+    TRY(batch_run(&b->batch, b->at, b->at + 1, b->more));
     return learner_norm(&b->learner, &norm); /* waits */
 }
 
@@ -186,16 +135,15 @@ static enum status step(struct bench *b, int64_t timed)
 {
     const struct objective_times before = objective_times(b->learner.objective);
     const double began = clock_seconds(), summed = b->learner.sum_seconds;
-    double data = 0, sums = 0, in_parts;
+    const int64_t waited_ns = b->batch.wait_ns;
+    double data, sums = 0, in_parts;
     struct objective_times t;
 
-    if (b->learner.sync)
-        TRY(add_slots(b, &data, &sums));
-    else
-        TRY(b->learner.graph ? launch_step(b, &data) : queue_step(b, &data));
+    TRY(b->learner.sync ? add_slots(b, &sums) : run_on_device(b));
     b->at++;
     if (timed < 0) return OK;
     t = objective_times(b->learner.objective);
+    data = 1e-9 * (double)(b->batch.wait_ns - waited_ns);
     b->step[timed] = clock_seconds() - began;
     b->seconds[BENCH_DATA][timed] = data;
     b->seconds[BENCH_ENCODER_FORWARD][timed] = t.encoder_forward - before.encoder_forward;
@@ -303,7 +251,7 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
     out->memory = out->on_host ? 0 : bench_device_bytes();
     out->idle = NAN;
     for (int64_t i = -WARM_UP; i < out->n_timed; i++) {
-        b->ahead = i + 1 < out->n_timed;
+        b->more = i + 1 < out->n_timed;
         TRY(step(b, i));
     }
     out->step_seconds = median(b->step, out->n_timed);

@@ -14,12 +14,12 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "trainer/agree.h"
+#include "trainer/batch.h"
 #include "trainer/checkpoint.h"
 #include "trainer/cost.h"
 #include "trainer/device.h"
 #include "trainer/eval.h"
 #include "trainer/first_weights.h"
-#include "trainer/learner.h"
 #include "trainer/metrics.h"
 #include "trainer/model.h"
 #include "trainer/run_folder.h"
@@ -43,10 +43,7 @@ struct loop {
     struct run_folder *folder;
     struct shard_set *train_set, *val_set;
     struct learner learner;
-    struct loader *loader;
-    const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
-    int64_t n_held;
-    enum status next_failed; /* preparing it */
+    struct batch batch;
     struct ledger *ledger;   /* rank 0 */
     struct metrics *metrics; /* rank 0 */
     struct eval *eval;       /* when there is something to evaluate on */
@@ -58,7 +55,7 @@ struct loop {
     struct cost cost;
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
-    int64_t saved_step, step_began_ns, save_ns, eval_ns, loader_wait_ns, own_steps;
+    int64_t saved_step, step_began_ns, save_ns, eval_ns, waited_ns, own_steps;
     int64_t empty_images; /* since the last that had a mask */
     double exposed_seconds, grad_norm;
     struct objective_losses sum;
@@ -72,32 +69,14 @@ static int64_t watchdog_ms(const struct config *c)
 }
 
 /* ---- gradients ------------------------------------------------------------------------------ */
-static enum status next_slot(struct loop *l, int64_t step, int64_t index)
-{
-    const struct loader_slot **slot = l->slot + l->n_held;
-    const int64_t began = clock_ns();
-
-    watchdog_feed("waiting for data", step, 0);
-    TRY(loader_next(l->loader, slot, l->c->run_timeout_s * 1000));
-    l->n_held++;
-    l->loader_wait_ns += clock_ns() - began;
-    ASSERT((*slot)->step == step && (*slot)->slot == index);
-    return OK;
-}
-
-static void slots_done(struct loop *l)
-{
-    while (l->n_held > 0) loader_done(l->loader, l->slot[--l->n_held]);
-}
-
 /* The gradients of this rank's slots, their sums on the way while the last backward pass still runs. */
 static enum status add_gradients(struct loop *l)
 {
     for (int64_t i = l->learner.slots.begin; i < l->learner.slots.end; i++) {
-        TRY(next_slot(l, l->at.step, i));
+        TRY(batch_next(&l->batch, l->at.step, i));
         watchdog_feed("forward and backward", l->at.step, 0);
-        TRY(learner_slot(&l->learner, l->slot[0]));
-        slots_done(l);
+        TRY(learner_slot(&l->learner, l->batch.slot[0]));
+        batch_done(&l->batch);
         TRY(learner_losses(&l->learner, l->losses + i));
     }
     watchdog_feed("summing gradients", l->at.step, 0);
@@ -105,60 +84,19 @@ static enum status add_gradients(struct loop *l)
     return learner_norm(&l->learner, &l->grad_norm);
 }
 
-/* A step on the device that is not recorded: each slot goes back as soon as it is queued. */
-static enum status queue_step(struct loop *l)
-{
-    TRY(learner_begin(&l->learner));
-    for (int64_t i = 0; i < l->c->train_batch; i++) {
-        TRY(next_slot(l, l->at.step, i));
-        watchdog_feed("forward and backward", l->at.step, 0);
-        TRY(learner_add(&l->learner, l->slot[0]));
-        slots_done(l);
-    }
-    return learner_end(&l->learner, l->at.updates + 1);
-}
-
-static enum status prepare(struct loop *l, int64_t step, int64_t update)
-{
-    while (l->n_held < l->c->train_batch) TRY(next_slot(l, step, l->n_held));
-    return learner_prepare(&l->learner, l->slot, update);
-}
-
-/* A device step tells nothing of its progress: it may take as long as all its images would one by one. */
-static int64_t step_limit_ms(const struct loop *l)
-{
-    return l->c->train_batch * watchdog_ms(l->c);
-}
-
 static bool last_of_process(const struct loop *l)
 {
     return l->o->stop_after > 0 && l->own_steps + 1 >= l->o->stop_after;
-}
-
-/* A recorded step. The next one is prepared while the device works, as what it is if this one counts. */
-static enum status launch_step(struct loop *l)
-{
-    int64_t n_masks = 0;
-
-    TRY(l->next_failed);
-    if (l->n_held == 0 || l->learner.update != l->at.updates + 1)
-        TRY(prepare(l, l->at.step, l->at.updates + 1));
-    watchdog_feed("forward and backward", l->at.step, step_limit_ms(l));
-    TRY(learner_launch(&l->learner));
-    for (int64_t i = 0; i < l->n_held; i++) n_masks += l->slot[i]->n_masks;
-    slots_done(l);
-    if (l->at.step + 1 < l->c->train_steps &&
-        !last_of_process(l)) /* a failure is the next step's */
-        l->next_failed = prepare(l, l->at.step + 1, l->at.updates + 1 + (n_masks > 0));
-    return OK;
 }
 
 /* A whole step on the device, the update with it: by what lies there the device decides whether the step counts, and the host
  * learns it afterwards. */
 static enum status run_on_device(struct loop *l)
 {
-    TRY(l->learner.graph ? launch_step(l) : queue_step(l));
-    watchdog_feed("waiting for the device", l->at.step, step_limit_ms(l));
+    const bool more = l->at.step + 1 < l->c->train_steps && !last_of_process(l);
+
+    TRY(batch_run(&l->batch, l->at.step, l->at.updates + 1, more));
+    watchdog_feed("waiting for the device", l->at.step, batch_limit_ms(&l->batch));
     TRY(learner_losses(&l->learner, l->losses));
     return learner_norm(&l->learner, &l->grad_norm);
 }
@@ -187,7 +125,7 @@ static enum status agree(struct loop *l)
     const struct objective_losses *mine = l->losses + l->learner.slots.begin;
 
     l->agreed[AGREE_STOP] = request(l);
-    l->agreed[AGREE_WAIT_NS] = l->loader_wait_ns;
+    l->agreed[AGREE_WAIT_NS] = l->batch.wait_ns - l->waited_ns;
     TRY(l->comm->ops->all_reduce_max(l->comm, l->agreed, AGREE_COUNT));
     TRY(l->comm->ops->all_gather_v(l->comm, l->losses, mine, l->counts));
     l->sum = (struct objective_losses){ 0 };
@@ -351,7 +289,7 @@ static enum status evaluate(struct loop *l)
 static enum status step(struct loop *l)
 {
     l->step_began_ns = clock_ns();
-    l->loader_wait_ns = 0;
+    l->waited_ns = l->batch.wait_ns;
     TRY(l->learner.sync ? add_gradients(l) : run_on_device(l));
     TRY(agree(l));
     TRY(update(l));
@@ -413,10 +351,9 @@ static enum status open_device(struct loop *l)
 static enum status create_learner(struct loop *l)
 {
     TRY(learner_create(&l->learner, l->c, l->ops, l->comm));
-    l->slot = calloc((size_t)l->c->train_batch, sizeof *l->slot);
     l->losses = calloc((size_t)l->c->train_batch, sizeof *l->losses);
     l->counts = calloc((size_t)l->comm->n_ranks, sizeof *l->counts);
-    if (!l->slot || !l->losses || !l->counts) FAIL(E_MEMORY, "slots and losses of a batch");
+    if (!l->losses || !l->counts) FAIL(E_MEMORY, "the losses of a batch");
     for (int r = 0; r < l->comm->n_ranks; r++) {
         const struct plan_range part = plan_part(l->c->train_batch, l->comm->n_ranks, r);
 
@@ -456,10 +393,10 @@ static enum status begin_or_resume(struct loop *l)
     return learner_from_host(&l->learner);
 }
 
-static enum status create_loader(struct loop *l)
+static enum status create_batch(struct loop *l)
 {
     const struct config *c = l->c;
-    const struct loader_options o = {
+    const struct loader_options loader = {
         .set = l->train_set,
         .seed = (uint64_t)c->train_seed,
         .frame = (int32_t)c->model_image_size,
@@ -472,11 +409,15 @@ static enum status create_loader(struct loop *l)
         .slot_end = l->learner.slots.end,
         .step_first = l->at.step,
         .n_threads = (int)c->data_n_threads,
-        .ahead = c->data_ahead + (l->learner.graph ? c->train_batch - 1 : 0), /* and all held */
+        .ahead = c->data_ahead,
         .blind = c->data_blind,
     };
+    const struct batch_options o = { .learner = &l->learner,
+                                     .loader = &loader,
+                                     .timeout_ms = c->run_timeout_s * 1000,
+                                     .image_limit_ms = watchdog_ms(c) };
 
-    return l->learner.slots.begin == l->learner.slots.end ? OK : loader_create(&l->loader, &o);
+    return batch_create(&l->batch, &o);
 }
 
 static enum status create_eval(struct loop *l)
@@ -566,14 +507,14 @@ static enum status create(struct loop *l)
     TRY(begin_or_resume(l));
     TRY(agree_worst(l->comm, open_metrics(l)));
     if (l->first.aside) TRY(save(l));
-    TRY(create_loader(l));
+    TRY(create_batch(l));
     return create_eval(l);
 }
 
 static void destroy(struct loop *l)
 {
     watchdog_feed("ending", l->at.step, 0);
-    loader_destroy(l->loader);
+    batch_destroy(&l->batch);
     eval_destroy(l->eval);
     metrics_close(l->metrics);
     ledger_close(l->ledger);
@@ -584,7 +525,6 @@ static void destroy(struct loop *l)
     run_folder_destroy(l->folder);
     free(l->tensor);
     first_weights_destroy(&l->first);
-    free(l->slot);
     free(l->losses);
     free(l->counts);
     free(l->config_text);

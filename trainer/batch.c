@@ -1,0 +1,99 @@
+#include "trainer/batch.h"
+
+#include <stdlib.h>
+
+#include "cluster/watchdog.h"
+#include "kernels/base/check.h"
+#include "kernels/base/clock.h"
+#include "kernels/base/log.h"
+
+enum status batch_create(struct batch *b, const struct batch_options *o)
+{
+    struct loader_options loader;
+
+    *b = (struct batch){ .learner = o->learner,
+                         .made_up = o->made_up,
+                         .timeout_ms = o->timeout_ms,
+                         .image_limit_ms = o->image_limit_ms,
+                         .n = o->learner->config->train_batch };
+    b->slot = calloc((size_t)b->n, sizeof *b->slot);
+    if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)b->n);
+    if (!o->loader) return OK;
+    loader = *o->loader;
+    loader.ahead += o->learner->graph ? b->n - 1 : 0; /* a recorded step holds all */
+    return loader_create(&b->loader, &loader);
+}
+
+void batch_destroy(struct batch *b)
+{
+    loader_destroy(b->loader);
+    free(b->slot);
+}
+
+int64_t batch_limit_ms(const struct batch *b)
+{
+    return b->n * b->image_limit_ms;
+}
+
+enum status batch_next(struct batch *b, int64_t step, int64_t index)
+{
+    const struct loader_slot **slot = b->slot + b->n_held;
+    const int64_t began = clock_ns();
+
+    watchdog_feed("waiting for data", step, 0);
+    if (b->loader) {
+        TRY(loader_next(b->loader, slot, b->timeout_ms));
+    } else {
+        b->made_up[index].step = step; /* so that every step draws its own prompts */
+        *slot = b->made_up + index;
+    }
+    b->n_held++;
+    b->wait_ns += clock_ns() - began;
+    ASSERT((*slot)->step == step && (*slot)->slot == index);
+    return OK;
+}
+
+void batch_done(struct batch *b)
+{
+    for (int64_t i = 0; b->loader && i < b->n_held; i++) loader_done(b->loader, b->slot[i]);
+    b->n_held = 0;
+}
+
+/* Each slot goes back as soon as it is queued. */
+static enum status queue(struct batch *b, int64_t step, int64_t t)
+{
+    TRY(learner_begin(b->learner));
+    for (int64_t i = 0; i < b->n; i++) {
+        TRY(batch_next(b, step, i));
+        watchdog_feed("forward and backward", step, 0);
+        TRY(learner_add(b->learner, b->slot[0]));
+        batch_done(b);
+    }
+    return learner_end(b->learner, t);
+}
+
+static enum status prepare(struct batch *b, int64_t step, int64_t t)
+{
+    while (b->n_held < b->n) TRY(batch_next(b, step, b->n_held));
+    return learner_prepare(b->learner, b->slot, t);
+}
+
+/* The step behind is prepared as what it is if this one counts. */
+static enum status launch(struct batch *b, int64_t step, int64_t t, bool more)
+{
+    int64_t n_masks = 0;
+
+    TRY(b->next_failed);
+    if (b->n_held == 0 || b->learner->update != t) TRY(prepare(b, step, t));
+    watchdog_feed("forward and backward", step, batch_limit_ms(b));
+    TRY(learner_launch(b->learner));
+    for (int64_t i = 0; i < b->n_held; i++) n_masks += b->slot[i]->n_masks;
+    batch_done(b);
+    if (more) b->next_failed = prepare(b, step + 1, t + (n_masks > 0));
+    return OK;
+}
+
+enum status batch_run(struct batch *b, int64_t step, int64_t t, bool more)
+{
+    return b->learner->graph ? launch(b, step, t, more) : queue(b, step, t);
+}

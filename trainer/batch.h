@@ -1,0 +1,45 @@
+/* A batch: the slots of a step on their way to the learner, from a loader or made up, taken in order, held as long as a step
+ * needs them, and given back. The loop and the benchmark both run their steps through it, so that the one times what the other
+ * does. */
+#ifndef TRAINER_BATCH_H
+#define TRAINER_BATCH_H
+
+#include "data_pipeline/loader.h"
+#include "trainer/learner.h"
+
+struct batch_options {
+    struct learner *learner;             /* not owned; its config says how many slots */
+    const struct loader_options *loader; /* ahead: beside those that a step holds at once */
+    struct loader_slot *made_up;         /* (batch), where loader is NULL; not owned */
+    int64_t timeout_ms;                  /* of a wait for a slot */
+    int64_t image_limit_ms;              /* of an image on the device, for the watchdog */
+};
+
+struct batch {
+    struct learner *learner;
+    struct loader *loader; /* NULL: made_up */
+    struct loader_slot *made_up;
+    int64_t timeout_ms, image_limit_ms;
+    const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
+    int64_t n, n_held;
+    int64_t wait_ns;         /* for data, in all */
+    enum status next_failed; /* preparing the step behind the one that runs */
+};
+
+/* Local. */
+enum status batch_create(struct batch *b, const struct batch_options *o) MUST_CHECK;
+void batch_destroy(struct batch *b); /* accepts half-built ones */
+
+/* Local. The next slot, which must be this one; slot[0] where none was held. done: all that are held go back. */
+enum status batch_next(struct batch *b, int64_t step, int64_t index) MUST_CHECK;
+void batch_done(struct batch *b);
+
+/* Local; a step of a learner without sync, queued on the device: recorded where the learner records, else slot by slot. It makes
+ * update t (from 1), if it has masks. more: another step comes; a recorded one is prepared while the device works, and its
+ * failure is told by the call that would run it. */
+enum status batch_run(struct batch *b, int64_t step, int64_t t, bool more) MUST_CHECK;
+
+/* Of a whole step on the device, which tells nothing of its progress: as long as all its images one by one. */
+int64_t batch_limit_ms(const struct batch *b);
+
+#endif
