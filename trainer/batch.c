@@ -32,7 +32,10 @@ void batch_destroy(struct batch *b)
 
 int64_t batch_limit_ms(const struct batch *b)
 {
-    return b->n * b->image_limit_ms;
+    const int64_t all = b->n * b->image_limit_ms;
+    const int64_t seen = b->image_limit_ms + 10 * (b->longest_ns / 1000000);
+
+    return b->longest_ns > 0 && seen < all ? seen : all;
 }
 
 enum status batch_next(struct batch *b, int64_t step, int64_t index)
@@ -95,5 +98,18 @@ static enum status launch(struct batch *b, int64_t step, int64_t t, bool more)
 
 enum status batch_run(struct batch *b, int64_t step, int64_t t, bool more)
 {
+    b->began_ns = clock_ns();
     return b->learner->graph ? launch(b, step, t, more) : queue(b, step, t);
+}
+
+enum status batch_wait(struct batch *b, int64_t step, struct objective_losses *losses, double *norm)
+{
+    int64_t ns;
+
+    watchdog_feed("waiting for the device", step, batch_limit_ms(b));
+    TRY(learner_losses(b->learner, losses));
+    TRY(learner_norm(b->learner, norm));
+    ns = clock_ns() - b->began_ns;
+    if (ns > b->longest_ns) b->longest_ns = ns;
+    return OK;
 }

@@ -22,7 +22,9 @@ struct batch {
     int64_t timeout_ms, image_limit_ms;
     const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
     int64_t n, n_held;
-    int64_t wait_ns;         /* for data, in all */
+    int64_t wait_ns; /* for data, in all */
+    int64_t began_ns,
+        longest_ns; /* the step that runs; the longest from its begin to the end of its wait */
     enum status next_failed; /* preparing the step behind the one that runs */
 };
 
@@ -39,7 +41,12 @@ void batch_done(struct batch *b);
  * failure is told by the call that would run it. */
 enum status batch_run(struct batch *b, int64_t step, int64_t t, bool more) MUST_CHECK;
 
-/* Of a whole step on the device, which tells nothing of its progress: as long as all its images one by one. */
+/* Local. What the step that batch_run queued has come to; waits for the device. */
+enum status batch_wait(struct batch *b, int64_t step, struct objective_losses *losses,
+                       double *norm) MUST_CHECK;
+
+/* A step on the device tells nothing of its progress. Until one has ended it may take as long as all its images one by one; then
+ * ten times the longest, and an image. */
 int64_t batch_limit_ms(const struct batch *b);
 
 #endif

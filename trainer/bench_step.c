@@ -22,6 +22,7 @@ struct bench {
     struct shard_set *set;
     struct bench_slots made_up;
     struct batch batch;
+    struct objective_losses *losses;        /* (batch) */
     double *seconds[BENCH_N_PHASES], *step; /* (n_timed) */
     int64_t at;
     bool more; /* steps to come */
@@ -76,6 +77,8 @@ static enum status create(struct bench *b, const char *data)
     TRY(device_open(&(struct device_options){ .choice = c->run_device }, b->comm, &b->ops));
     TRY(limits(b));
     TRY(learner_create(&b->learner, c, b->ops, b->comm));
+    b->losses = calloc((size_t)c->train_batch, sizeof *b->losses);
+    if (!b->losses) FAIL(E_MEMORY, "losses of %lld images", (long long)c->train_batch);
     params_initialize(&b->learner.sam->params, 0, b->learner.host[0]);
     TRY(learner_from_host(&b->learner));
     if (data) {
@@ -92,6 +95,7 @@ static enum status create(struct bench *b, const char *data)
 static void destroy(struct bench *b)
 {
     batch_destroy(&b->batch);
+    free(b->losses);
     shard_set_close(b->set);
     learner_destroy(&b->learner);
     comm_destroy(b->comm);
@@ -127,7 +131,7 @@ static enum status run_on_device(struct bench *b)
     double norm;
 
     TRY(batch_run(&b->batch, b->at, b->at + 1, b->more));
-    return learner_norm(&b->learner, &norm); /* waits */
+    return batch_wait(&b->batch, b->at, b->losses, &norm);
 }
 
 /* One step; its phases into seconds[…][at] when timed. */

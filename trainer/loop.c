@@ -96,9 +96,7 @@ static enum status run_on_device(struct loop *l)
     const bool more = l->at.step + 1 < l->c->train_steps && !last_of_process(l);
 
     TRY(batch_run(&l->batch, l->at.step, l->at.updates + 1, more));
-    watchdog_feed("waiting for the device", l->at.step, batch_limit_ms(&l->batch));
-    TRY(learner_losses(&l->learner, l->losses));
-    return learner_norm(&l->learner, &l->grad_norm);
+    return batch_wait(&l->batch, l->at.step, l->losses, &l->grad_norm);
 }
 
 static bool due(int64_t step, int64_t every)
