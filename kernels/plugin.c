@@ -1,6 +1,7 @@
 #include "kernels/plugin.h"
 
 #include <dlfcn.h>
+#include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,27 @@ static bool find_file(char path[PATH_ROOM + 64])
     return false;
 }
 
+/* Of a file that was cut short, as by a copy that is not done, dlopen maps what is not there, and the process dies of SIGBUS.
+ * The table of sections comes last. */
+static bool is_whole(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    Elf64_Ehdr head;
+    bool whole = false;
+
+    if (!f) return true; /* dlopen says why */
+    if (fread(&head, sizeof head, 1, f) == 1 && memcmp(head.e_ident, ELFMAG, SELFMAG) == 0 &&
+        fseek(f, 0, SEEK_END) == 0) {
+        const int64_t end = ftell(f);
+        const uint64_t bytes = end < 0 ? 0 : (uint64_t)end;
+
+        whole = head.e_shoff <= bytes &&
+                (uint64_t)head.e_shnum * head.e_shentsize <= bytes - head.e_shoff;
+    }
+    fclose(f);
+    return whole;
+}
+
 static bool fits(const struct plugin_abi *there, const char *path)
 {
     static const struct plugin_abi here = PLUGIN_ABI_HERE;
@@ -104,6 +126,11 @@ static const struct plugin_table *open_module(void)
     void *module, *symbol;
 
     if (!find_file(path)) return NULL;
+    if (!is_whole(path)) {
+        snprintf(plugin.reason, sizeof plugin.reason, "%.300s was cut short, or is no module%s",
+                 path, named_file() ? cure_named : ": build or copy it again");
+        return NULL;
+    }
     module = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* stays until the process ends */
     symbol = module ? dlsym(module, PLUGIN_ENTRY) : NULL;
     if (!symbol) {

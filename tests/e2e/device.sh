@@ -73,6 +73,12 @@ with_mark 3 count-missing "$samforge" bench step "$config" --count --device cuda
 says "device cuda" "cpu is counted everywhere"
 in_run missing run.device=cuda
 says "cannot be read"
+SAMFORGE_PLUGIN=$stage/cut.so # a copy that is not done
+for bytes in 8 4096 "$(($(wc -c <"$fakes/libfake_plugin_0.so") - 1))"; do
+    head -c "$bytes" "$fakes/libfake_plugin_0.so" >"$SAMFORGE_PLUGIN"
+    in_run cut run.device=cuda
+    says "cut short"
+done
 SAMFORGE_PLUGIN=$fakes/libfake_plugin_2.so
 in_run other-build run.device=cuda
 says "another build"
