@@ -17,7 +17,7 @@
 
 #include "tests/kernels/op.h"
 
-enum { OP_CASE_INPUTS = 12 };
+enum { OP_CASE_INPUTS = 16 };
 
 struct op_case {
     const char *name;

@@ -217,7 +217,7 @@ int main(int argc, char **argv)
      * of several; heads that leave warps idle; then what the tensor cores' kernels do not take. */
     static const struct problem problems[] = {
         { 1, 1, 1, 1, 8, 2, 1, NO_SLOPE },    { 1, 1, 6, 19, 8, 9, 2, NO_SLOPE },
-        { 2, 1, 5, 19, 24, 2, 21, NO_SLOPE }, /* heads wider than a tile of small products */
+        { 2, 1, 5, 19, 24, 2, 35, NO_SLOPE }, /* heads wider than a tile of small products */
         { 2, 1, 16, 17, 5, 3, 3, ALL },       { 2, 2, 7, 37, 32, 2, 8, ALL },
         { 3, 1, 5, 70, 64, 4, 4, NO_SLOPE },  { 2, 2, 16, 33, 72, 8, 5, WIDE },
         { 2, 2, 3, 530, 24, 1, 8, NO_SLOPE }, { 2, 2, 2, 20, 264, 1, 4, WIDE },

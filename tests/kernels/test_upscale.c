@@ -128,8 +128,9 @@ int main(int argc, char **argv)
     ask(be, (struct shape){ 2, 3, 5, 32, 8, 4, 3, true });
     ask(be, (struct shape){ 3, 1, 3, 5, 6, 3, 4, false });
     ask(be, (struct shape){ 0, 2, 2, 16, 4, 2, 1, true });
-    ask_large(be, (struct shape){ 2, 8, 8, 16, 8, 4, 1, true });    /* one tile to the last pixel */
-    ask_large(be, (struct shape){ 2, 5, 13, 16, 8, 4, 1, true });   /* and a pixel beyond */
+    ask_large(be, (struct shape){ 2, 8, 8, 16, 8, 4, 1, true });  /* one tile to the last pixel */
+    ask_large(be, (struct shape){ 2, 5, 13, 16, 8, 4, 1, true }); /* and a pixel beyond */
+    ask_large(be, (struct shape){ 1, 2, 3, 8, 20, 20, MASK_PRODUCT_MAX, true });
     ask_large(be, (struct shape){ 2, 11, 13, 40, 12, 7, 4, true }); /* several tiles and blocks */
     ask_large(be, (struct shape){ 2, 5, 7, 96, 24, 12, 5, true });
     ask_large(be, (struct shape){ 1, 11, 8, 256, 64, 32, 1, true });
