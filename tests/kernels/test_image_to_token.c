@@ -187,6 +187,23 @@ static void no_masks(const struct ops *be)
     }
 }
 
+/* Without a row's whole maximum, or with it on the wrong side, exponentials overflow. */
+static void far_scores(const struct ops *be, bool narrow)
+{
+    const struct op_case wide = layout(&(struct shape){
+        .m = 2, .mx = 2, .n_x = 21, .c = 16, .inner = 8, .n_tok = 16, .heads = 2 });
+    struct op_case c;
+
+    for (int64_t i = 0; i < tensor_count(wide.input[K]); i++)
+        ((float *)wide.input[K].data)[i] *= 300;
+    c = op_case_rounded(&wide, narrow);
+    c = op_case_fresh(&c);
+    OP_RUN(fwd(be, &c, s));
+    const struct tensor y = op_cast(c.y, F32);
+
+    for (int64_t i = 0; i < tensor_count(y); i++) CHECK(isfinite(((const float *)y.data)[i]));
+}
+
 static void shapes_are_checked(const struct ops *be)
 {
     struct op_case c = layout(
@@ -238,6 +255,35 @@ int main(int argc, char **argv)
 {
     const struct ops *be = op_backend(argc, argv);
     static const struct shape shapes[] = {
+        /* small ones first, for tiles: a warp with half of its rows, one without; an x of all masks;
+         * and as many channels as there may be */
+        { .m = 2,
+          .mx = 2,
+          .n_x = 40,
+          .c = 24,
+          .inner = 12,
+          .n_tok = 7,
+          .heads = 3,
+          .dropout = 0.25f,
+          .bf16_only = true },
+        { .m = 3,
+          .mx = 1,
+          .n_x = 32,
+          .c = 256,
+          .inner = 16,
+          .n_tok = 16,
+          .heads = 2,
+          .dropout = 0.5f,
+          .bf16_only = true },
+        /* one head more than tiles take */
+        { .m = 1,
+          .mx = 1,
+          .n_x = 5,
+          .c = 16,
+          .inner = 18,
+          .n_tok = 3,
+          .heads = 9,
+          .bf16_only = true },
         /* channels that are no multiple of 8, more than 8 heads: without tiles in bf16 too */
         { .m = 2,
           .mx = 2,
@@ -297,6 +343,7 @@ int main(int argc, char **argv)
 
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) ask(be, &shapes[i]);
     one_token(be);
+    for (int narrow = 0; narrow <= be->bf16; narrow++) far_scores(be, narrow);
     tokens_beyond(be);
     no_masks(be);
     shapes_are_checked(be);
