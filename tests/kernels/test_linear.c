@@ -51,7 +51,7 @@ static void ask_bf16(const struct ops *be)
     if (!be->bf16) return;
     /* whole runs of 8, every slice of the ring twice, two chunks of a long k; and the same, odd */
     ask_about(be, 600, 272, 264, true, ACT_GELU, op_case_bf16);
-    ask_about(be, 601, 273, 265, true, ACT_RELU, op_case_bf16);
+    ask_about(be, 601, 285, 265, true, ACT_RELU, op_case_bf16);
     /* few sums over a long k, forward and backward */
     ask_about(be, 9, 600, 24, true, ACT_GELU, op_case_bf16);
     ask_about(be, 9, 24, 601, false, ACT_NONE, op_case_bf16);
