@@ -313,6 +313,7 @@ int main(int argc, char **argv)
           .heads = 2,
           .bf16_only = true },
         /* several chunks of positions */
+        { .m = 1, .mx = 1, .n_x = 140, .c = 6, .inner = 2, .n_tok = 2, .heads = 1 },
         { .m = 1,
           .mx = 1,
           .n_x = 300,
