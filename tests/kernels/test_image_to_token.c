@@ -167,6 +167,7 @@ static void tokens_beyond(const struct ops *be)
         CHECK(fabsf(((float *)c.gradient[WQ].data)[i]) < 100);
         CHECK(fabsf(((float *)c.gradient[WO].data)[i]) < 100);
     }
+    for (int i = 0; i < 8; i++) CHECK(fabsf(((float *)c.gradient[BQ].data)[i]) < 100);
 }
 
 /* No masks: parameters get zero, and so does a shared x. */
@@ -261,7 +262,7 @@ int main(int argc, char **argv)
           .mx = 2,
           .n_x = 40,
           .c = 24,
-          .inner = 12,
+          .inner = 51,
           .n_tok = 7,
           .heads = 3,
           .dropout = 0.25f,
@@ -270,7 +271,7 @@ int main(int argc, char **argv)
           .mx = 1,
           .n_x = 32,
           .c = 256,
-          .inner = 16,
+          .inner = 32,
           .n_tok = 16,
           .heads = 2,
           .dropout = 0.5f,
@@ -313,7 +314,7 @@ int main(int argc, char **argv)
           .heads = 2,
           .bf16_only = true },
         /* several chunks of positions */
-        { .m = 1, .mx = 1, .n_x = 140, .c = 6, .inner = 2, .n_tok = 2, .heads = 1 },
+        { .m = 1, .mx = 1, .n_x = 140, .c = 33, .inner = 8, .n_tok = 3, .heads = 1 },
         { .m = 1,
           .mx = 1,
           .n_x = 300,
