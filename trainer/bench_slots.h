@@ -8,7 +8,7 @@
 struct bench_slots {
     struct loader_slot *slot; /* (n), and what they point to: owned */
     int64_t n;
-    void *memory[8];
+    void *memory[6];
 };
 
 /* One slot for each image of the batch, every one with all its masks. */

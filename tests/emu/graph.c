@@ -9,7 +9,7 @@
 
 #include "tests/emu/device_memory.h"
 #include "tests/trainer/tiny_sam.h"
-#include "trainer/learner.h"
+#include "trainer/batch.h"
 
 enum { STEPS = 6, SLOTS = 3 /* at most */, ITEMS = 50000 };
 
@@ -149,6 +149,29 @@ static void plausible(const struct run *r, int64_t n_slots, int64_t n)
     CHECK(moved && r->losses[0][0].focal != r->losses[1][0].focal);
 }
 
+/* How long a step may take is known by those before it, of which steps without masks say nothing. */
+static void limits(struct learner *l, struct bench_slots *slots)
+{
+    enum { IMAGE_MS = 600000 };
+    const struct batch_options o = {
+        .learner = l, .made_up = slots->slot, .timeout_ms = 1000, .image_limit_ms = IMAGE_MS
+    };
+    struct objective_losses losses[SLOTS];
+    struct batch b;
+    double norm;
+
+    CHECK(batch_create(&b, &o) == OK);
+    for (int step = 0; step < 2; step++) {
+        for (int64_t i = 0; i < slots->n; i++) slots->slot[i].n_masks = step; /* none, then one */
+        CHECK(batch_run(&b, step, 1, false) == OK);
+        CHECK(batch_wait(&b, step, losses, &norm) == OK);
+        CHECK((b.longest_ns > 0) == (step > 0));
+        if (slots->n > 1) CHECK((batch_limit_ms(&b) < slots->n * IMAGE_MS) == (step > 0));
+        CHECK(batch_limit_ms(&b) >= IMAGE_MS);
+    }
+    batch_destroy(&b);
+}
+
 static void check_precision(int precision, bool all_masks, int64_t n_slots)
 {
     struct config c = tiny_config();
@@ -188,6 +211,7 @@ static void check_precision(int precision, bool all_masks, int64_t n_slots)
     CHECK_SAME_BITS(plain.norm, graph.norm, (int64_t)sizeof plain.norm);
     for (int i = 0; i < LEARNER_ARRAYS; i++) CHECK_SAME_BITS(plain.state[i], graph.state[i], n * 4);
     plausible(&plain, n_slots, n);
+    limits(&l, &slots);
     for (int i = 0; i < LEARNER_ARRAYS; i++) {
         free(plain.state[i]);
         free(graph.state[i]);
