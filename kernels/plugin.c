@@ -82,23 +82,27 @@ static bool find_file(char path[PATH_ROOM + 64])
     return false;
 }
 
-/* Of a file that was cut short, as by a copy that is not done, dlopen maps what is not there, and the process dies of SIGBUS.
- * The table of sections comes last. */
+/* Of a file that was cut short, as by a copy that is not done, dlopen maps what is not there, and the process dies of SIGBUS:
+ * whether all that it maps is. */
 static bool is_whole(const char *path)
 {
     FILE *f = fopen(path, "rb");
     Elf64_Ehdr head;
-    bool whole = false;
+    Elf64_Phdr part;
+    int64_t bytes = -1;
+    bool whole;
 
     if (!f) return true; /* dlopen says why */
-    if (fread(&head, sizeof head, 1, f) == 1 && memcmp(head.e_ident, ELFMAG, SELFMAG) == 0 &&
-        fseek(f, 0, SEEK_END) == 0) {
-        const int64_t end = ftell(f);
-        const uint64_t bytes = end < 0 ? 0 : (uint64_t)end;
-
-        whole = head.e_shoff <= bytes &&
-                (uint64_t)head.e_shnum * head.e_shentsize <= bytes - head.e_shoff;
-    }
+    if (fseek(f, 0, SEEK_END) == 0) bytes = ftell(f);
+    rewind(f);
+    whole = bytes >= 0 && fread(&head, sizeof head, 1, f) == 1 &&
+            memcmp(head.e_ident, ELFMAG, SELFMAG) == 0 && head.e_ident[EI_CLASS] == ELFCLASS64 &&
+            head.e_phentsize == sizeof part && head.e_phoff <= (uint64_t)bytes &&
+            fseek(f, (long)head.e_phoff, SEEK_SET) == 0;
+    for (int i = 0; whole && i < head.e_phnum; i++)
+        whole = fread(&part, sizeof part, 1, f) == 1 &&
+                (part.p_type != PT_LOAD || (part.p_offset <= (uint64_t)bytes &&
+                                            part.p_filesz <= (uint64_t)bytes - part.p_offset));
     fclose(f);
     return whole;
 }
@@ -127,8 +131,9 @@ static const struct plugin_table *open_module(void)
 
     if (!find_file(path)) return NULL;
     if (!is_whole(path)) {
-        snprintf(plugin.reason, sizeof plugin.reason, "%.300s was cut short, or is no module%s",
-                 path, named_file() ? cure_named : ": build or copy it again");
+        snprintf(plugin.reason, sizeof plugin.reason,
+                 "%.300s was cut short, or is no module%s: build or copy it again", path,
+                 named_file() ? "; SAMFORGE_PLUGIN names it" : "");
         return NULL;
     }
     module = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* stays until the process ends */

@@ -74,7 +74,7 @@ says "device cuda" "cpu is counted everywhere"
 in_run missing run.device=cuda
 says "cannot be read"
 SAMFORGE_PLUGIN=$stage/cut.so # a copy that is not done
-for bytes in 8 4096 "$(($(wc -c <"$fakes/libfake_plugin_0.so") - 1))"; do
+for bytes in 8 100 4096 "$(($(wc -c <"$fakes/libfake_plugin_0.so") / 2))"; do
     head -c "$bytes" "$fakes/libfake_plugin_0.so" >"$SAMFORGE_PLUGIN"
     in_run cut run.device=cuda
     says "cut short"
