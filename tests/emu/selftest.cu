@@ -212,6 +212,19 @@ __global__ void index_past_local_array(float *o, int k)
     o[threadIdx.x] = a[((int)threadIdx.x + k) & 7];
 }
 
+/* g++'s bounds takes an array at a struct's end for one of any length, unless they are strict. */
+struct tail {
+    int64_t n;
+    float a[4];
+};
+
+__global__ void index_past_last_array(float *o, int k)
+{
+    const tail t = { k, { 1, 2, 3, 4 } };
+
+    o[threadIdx.x] = t.a[((int)threadIdx.x + k) & 7];
+}
+
 __global__ void dynamic_exchange(float *o)
 {
     DYNAMIC_SHARED(bytes);
@@ -438,6 +451,7 @@ static void memory(const buffers &b)
     BAD(WILD, copy_strided, 1, 64, 0, b.o, b.host, 64);
     BAD(BAD_INDEX, index_past_shared_array, 1, 64, 0, b.o);
     BAD(BAD_INDEX, index_past_local_array, 1, 64, 0, b.o, 2);
+    BAD(BAD_INDEX, index_past_last_array, 1, 64, 0, b.o, 2);
     GOOD(struct_past_shared_array, 1, 64, 0, b.o, 16);
     BAD(OOB, struct_past_shared_array, 1, 64, 0, b.o, 17);
     GOOD(dynamic_exchange, 1, 64, 256, b.o);
