@@ -37,7 +37,7 @@ DEVICE float gelu_slope(float v, float share)
 }
 
 /* A transposed convolution's weights (I,O,2,2) → (2,2,O,I), both padded with zeros, so that slices
- * load by 16 bytes. A thread owns an element of the result. 0.3 MB at SAM's size, once a call. */
+ * load by 16 bytes. A thread owns an element of the result, in whole blocks. 0.3 MB at SAM's size, once a call. */
 __global__ static void __launch_bounds__(THREADS)
     pack_weights(bf16 *packed, const bf16 *w, int n_in, int n_out, int padded_in, int padded_out)
 {
@@ -45,7 +45,6 @@ __global__ static void __launch_bounds__(THREADS)
     const int in = own % padded_in, out = own / padded_in % padded_out;
     const int sub = own / padded_in / padded_out;
 
-    if (sub >= 4) return;
     packed[own] = in < n_in && out < n_out ? w[((int64_t)in * n_out + out) * 4 + sub]
                                            : __float2bfloat16_rn(0);
 }
@@ -345,11 +344,12 @@ template <int C1, int C2> static inline int64_t packed_count(int64_t n_c)
 template <int C1, int C2>
 static enum status pack_all(bf16 *w1, bf16 *w2, const struct upscale_weights *w, struct stream *s)
 {
+    static_assert(4 * C1 * DEPTH % THREADS == 0 && 4 * C2 * C1 % THREADS == 0, "whole blocks");
     const int padded = padded_channels((int)w->w1.dim[0]);
 
-    LAUNCH(pack_weights, (unsigned)((4 * C1 * padded + THREADS - 1) / THREADS), THREADS, 0, s, w1,
+    LAUNCH(pack_weights, (unsigned)(4 * C1 * padded / THREADS), THREADS, 0, s, w1,
            (const bf16 *)w->w1.data, (int)w->w1.dim[0], (int)w->w1.dim[1], padded, C1);
-    LAUNCH(pack_weights, (unsigned)((4 * C2 * C1 + THREADS - 1) / THREADS), THREADS, 0, s, w2,
+    LAUNCH(pack_weights, (unsigned)(4 * C2 * C1 / THREADS), THREADS, 0, s, w2,
            (const bf16 *)w->w2.data, (int)w->w2.dim[0], (int)w->w2.dim[1], C1, C2);
     return OK;
 }
