@@ -1,5 +1,6 @@
 /* Image features and their mask's tokens: the plain form of the reference against the backend's,
  * which may absorb the projections into the tokens: that they agree is what shows that it is exact. */
+#include "kernels/base/rng.h"
 #include "tests/kernels/op_case.h"
 
 static const float eps = 1e-6f;
@@ -205,6 +206,41 @@ static void far_scores(const struct ops *be, bool narrow)
     for (int64_t i = 0; i < tensor_count(y); i++) CHECK(isfinite(((const float *)y.data)[i]));
 }
 
+/* Mean >> deviation: the sum is off by a rounding of itself, 2^-24 · 30 of a deviation of about 2, in four steps or so; a
+ * variance from squares would be off by 30 times more again. */
+static void far_from_zero(const struct ops *be)
+{
+    const struct op_case c = layout(
+        &(struct shape){ .m = 2, .mx = 2, .n_x = 9, .c = 33, .inner = 8, .n_tok = 5, .heads = 1 });
+    struct op_case want = op_case_fresh(&c), got = op_case_fresh(&c);
+
+    for (int i = 0; i < 33; i++) ((float *)c.input[BO].data)[i] += 30;
+    want.tol = 30 * 4 * 6e-8;
+    op_case_forward_backward(&ops_ref, &want);
+    op_case_forward_backward(be, &got);
+    op_case_near(&want, "y far from zero", got.y, want.y);
+    op_case_near(&want, "rstd far from zero", got.kept[1], want.kept[1]);
+}
+
+/* An element is kept whose number is the probability itself. */
+static void kept_at_equality(const struct ops *be, bool narrow)
+{
+    struct op_case c = layout(&(struct shape){
+        .m = 1, .mx = 1, .n_x = 3, .c = 16, .inner = 8, .n_tok = 2, .heads = 2, .dropout = 0.5f });
+    const struct rng_key key = rng_sub((struct rng_key){ 11, (uint64_t)-5 }, (uint64_t)salt);
+
+    c.p = rng_uniform(key, 21);
+    CHECK(c.p > 0.05f && c.p < 0.95f);
+    const struct op_case wide = narrow ? op_case_rounded(&c, false) : c;
+    const struct op_case mine = narrow ? op_case_rounded(&c, true) : c;
+    struct op_case want = op_case_fresh(&wide), got = op_case_fresh(&mine);
+
+    want.tol = narrow ? OP_CASE_BF16 : 1e-6;
+    OP_RUN(fwd(&ops_ref, &want, s));
+    OP_RUN(fwd(be, &got, s));
+    op_case_near(&want, "y, one kept at equality", got.y, want.y);
+}
+
 static void shapes_are_checked(const struct ops *be)
 {
     struct op_case c = layout(
@@ -314,7 +350,7 @@ int main(int argc, char **argv)
           .heads = 2,
           .bf16_only = true },
         /* several chunks of positions */
-        { .m = 1, .mx = 1, .n_x = 140, .c = 33, .inner = 8, .n_tok = 3, .heads = 1 },
+        { .m = 1, .mx = 1, .n_x = 140, .c = 33, .inner = 8, .n_tok = 16, .heads = 1 },
         { .m = 1,
           .mx = 1,
           .n_x = 300,
@@ -345,7 +381,11 @@ int main(int argc, char **argv)
 
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) ask(be, &shapes[i]);
     one_token(be);
-    for (int narrow = 0; narrow <= be->bf16; narrow++) far_scores(be, narrow);
+    for (int narrow = 0; narrow <= be->bf16; narrow++) {
+        far_scores(be, narrow);
+        kept_at_equality(be, narrow);
+    }
+    far_from_zero(be);
     tokens_beyond(be);
     no_masks(be);
     shapes_are_checked(be);

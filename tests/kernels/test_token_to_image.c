@@ -165,7 +165,7 @@ static void far_scores(const struct ops *be)
  * overflow. */
 static void far_scores_bf16(const struct ops *be)
 {
-    const struct problem p = { 2, 2, 11, 70, 16, 2, 8, ALL };
+    const struct problem p = { 2, 2, 11, 520, 16, 2, 8, ALL }; /* two splits */
     const struct op_case f32 = case_of(&p);
     struct op_case c;
 
@@ -216,6 +216,8 @@ int main(int argc, char **argv)
     /* On CUDA in bf16: tiles of 64, 128 and 256 channels, full and not; one tile, and several splits
      * of several; heads that leave warps idle; then what the tensor cores' kernels do not take. */
     static const struct problem problems[] = {
+        { 2, 2, 16, 128, 24, 2, 8, WIDE },    { 2, 1, 9, 40, 256, 8, 2, WIDE },
+        { 2, 2, 16, 520, 64, 1, 4, WIDE }, /* small ones of tiles first, with all they go round */
         { 1, 1, 1, 1, 8, 2, 1, NO_SLOPE },    { 1, 1, 6, 19, 8, 9, 2, NO_SLOPE },
         { 2, 1, 5, 19, 24, 2, 35, NO_SLOPE }, /* heads wider than a tile of small products */
         { 2, 1, 16, 17, 5, 3, 3, ALL },       { 2, 2, 7, 37, 32, 2, 8, ALL },
