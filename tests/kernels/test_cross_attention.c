@@ -312,6 +312,13 @@ static void shape_errors(const struct ops *be)
     OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], p.in[K], p.in[V], counts, 2, s));
     OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], no_keys, no_keys, p.n_keys, 2, s));
     OP_SHAPE_ERROR(be->cross_attention_fwd(p.y, p.lse, p.in[Q], p.in[K], p.in[V], p.n_keys, 3, s));
+    if (!be->host_memory) { /* a device's kernels have registers for 96 numbers of a head */
+        struct problem wide = { .m = 1, .mq = 1, .mk = 1, .tq = 2, .tk = 3, .heads = 1, .d = 97 };
+
+        problem_fill(&wide, 91);
+        OP_SHAPE_ERROR(be->cross_attention_fwd(wide.y, wide.lse, wide.in[Q], wide.in[K], wide.in[V],
+                                               wide.n_keys, 1, s));
+    }
     OP_SHAPE_ERROR(be->cross_attention_bwd(p.grad[K], p.grad[K], p.grad[V], p.dy, p.y, p.lse,
                                            p.in[Q], p.in[K], p.in[V], p.n_keys, 2, s));
     OP_SHAPE_ERROR(be->cross_attention_bwd(p.grad[Q], p.grad[K], p.grad[V], p.in[K], p.y, p.lse,
