@@ -55,7 +55,7 @@ struct launch {
     dim3 grid, block;
     size_t shared_bytes;
     void (*call)(void *packed);
-    void *packed; /* the kernel and its arguments */
+    void *packed; /* the kernel's address, and behind it its arguments */
     size_t packed_bytes;
 };
 

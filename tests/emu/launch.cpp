@@ -125,7 +125,7 @@ bool run(const launch &l)
     m.launch_number++;
     m.n_threads = (int)(l.block.x * l.block.y * l.block.z);
     m.n_warps = m.n_threads / LANES;
-    shared_enter_launch(l.shared_bytes);
+    shared_enter_launch(l);
 
     std::vector<size_t> order((size_t)l.grid.x * l.grid.y * l.grid.z);
     std::iota(order.begin(), order.end(), 0);

@@ -138,14 +138,16 @@ buffer *heap_nearest(uintptr_t a); /* for messages */
 /* shared.cpp */
 struct shared_variable {
     uintptr_t low, high;
+    int kernel; /* whose it is; 0: anybody's */
     std::string name;
 };
 void shared_start(void);
-void shared_enter_block(void); /* poisons all of it */
-void shared_enter_launch(size_t dynamic_bytes);
+void shared_enter_block(void); /* poisons all that the kernel has */
+void shared_enter_launch(const launch &l);
 bool shared_is_dynamic(uintptr_t a); /* in the arena or its guard page */
 bool shared_is_static(uintptr_t a);
-bool shared_inside(uintptr_t a, size_t bytes); /* of one variable, or of what was asked for */
+bool shared_inside(uintptr_t a,
+                   size_t bytes); /* of one of the kernel's variables, or of what was asked for */
 unit *shared_unit(uintptr_t a);
 std::string shared_name(uintptr_t a);
 

@@ -205,6 +205,20 @@ __global__ void struct_past_shared_array(float *o, int n)
     if (t < 16) o[t] = s[t].share + next[t].share;
 }
 
+__global__ void leave_address(uint64_t *o)
+{
+    __shared__ float s[64];
+
+    s[threadIdx.x] = 1;
+    if (threadIdx.x == 0) *o = reinterpret_cast<uintptr_t>(s);
+}
+
+/* Where a GPU has other memory, or none, the emulator has the array of another kernel. */
+__global__ void use_address(const uint64_t *o)
+{
+    reinterpret_cast<float *>(*o)[threadIdx.x] = 1;
+}
+
 __global__ void index_past_local_array(float *o, int k)
 {
     const float a[4] = { 1, 2, 3, 4 };
@@ -451,6 +465,8 @@ static void memory(const buffers &b)
     BAD(WILD, copy_strided, 1, 64, 0, b.o, b.host, 64);
     BAD(BAD_INDEX, index_past_shared_array, 1, 64, 0, b.o);
     BAD(BAD_INDEX, index_past_local_array, 1, 64, 0, b.o, 2);
+    GOOD(leave_address, 1, 64, 0, (uint64_t *)b.o);
+    BAD(OOB, use_address, 1, 64, 0, (uint64_t *)b.o);
     BAD(BAD_INDEX, index_past_last_array, 1, 64, 0, b.o, 2);
     GOOD(struct_past_shared_array, 1, 64, 0, b.o, 16);
     BAD(OOB, struct_past_shared_array, 1, 64, 0, b.o, 17);

@@ -3,6 +3,7 @@
 #include "tests/emu/machine.h"
 
 #include <algorithm>
+#include <map>
 #include <cstdio>
 #include <cstdlib>
 #include <cxxabi.h>
@@ -23,8 +24,11 @@ static const unsigned char POISON = 0xFF;
 
 static char *arena_end, *dynamic; /* dynamic lies so that what was asked for ends at arena_end */
 static unit *dynamic_shadow, *static_shadow;
-static std::vector<shared_variable> variables; /* by address */
+static std::vector<shared_variable> variables;   /* by address */
+static std::vector<const shared_variable *> own; /* of the kernel that runs */
+static std::map<uintptr_t, int> kernels;         /* numbers of functions, by address */
 static uintptr_t static_low, static_high;
+static int kernel; /* that runs */
 
 static bool is_kernel_variable(const char *symbol)
 {
@@ -42,10 +46,24 @@ static std::string plain_name(const char *symbol)
     return last == std::string::npos ? name : name.substr(last + 2);
 }
 
+/* The function that the variable _ZZ<function>E<variable> is in, whose own symbol is _Z<function>; 0: it has none. Functions of
+ * one name in several files are taken for one. */
+static int owner_of(const std::string &symbol, const std::map<std::string, int> &functions)
+{
+    for (size_t at = symbol.rfind('E'); at != std::string::npos && at > 3;
+         at = symbol.rfind('E', at - 1)) {
+        const auto found = functions.find("_Z" + symbol.substr(3, at - 3));
+
+        if (found != functions.end()) return found->second;
+    }
+    return 0;
+}
+
 static void read_symbols(const char *file)
 {
     const Elf64_Ehdr *elf = (const Elf64_Ehdr *)file;
     const Elf64_Shdr *section = (const Elf64_Shdr *)(file + elf->e_shoff);
+    std::map<std::string, int> functions; /* their numbers, from 1 */
     uintptr_t block = 0;
 
     for (int s = 0; s < elf->e_shnum; s++) {
@@ -57,11 +75,13 @@ static void read_symbols(const char *file)
             const char *name = text + symbol[i].st_name;
             const uintptr_t at = symbol[i].st_value;
 
+            if (ELF64_ST_TYPE(symbol[i].st_info) == STT_FUNC)
+                kernels[at] = functions.emplace(name, (int)functions.size() + 1).first->second;
             if (ELF64_ST_TYPE(symbol[i].st_info) != STT_TLS || symbol[i].st_size == 0) continue;
             if (strcmp(name, "emu_shared_anchor") == 0)
                 block = (uintptr_t)&emu_shared_anchor - at;
             else if (is_kernel_variable(name))
-                variables.push_back({ at, at + symbol[i].st_size, plain_name(name) });
+                variables.push_back({ at, at + symbol[i].st_size, 0, name });
         }
     }
     if (!block) {
@@ -71,6 +91,8 @@ static void read_symbols(const char *file)
     for (shared_variable &v : variables) {
         v.low += block;
         v.high += block;
+        v.kernel = owner_of(v.name, functions);
+        v.name = plain_name(v.name.c_str());
     }
 }
 
@@ -106,15 +128,27 @@ void shared_start(void)
     dynamic_shadow = (unit *)map_memory((ARENA_BYTES / 2 + 1) * sizeof(unit), true);
 }
 
-void shared_enter_launch(size_t dynamic_bytes)
+static bool is_own(const shared_variable &v)
 {
-    dynamic = arena_end - ((dynamic_bytes + ALIGN - 1) & ~(ALIGN - 1));
+    return v.kernel == 0 || kernel == 0 || v.kernel == kernel;
+}
+
+void shared_enter_launch(const launch &l)
+{
+    uintptr_t at;
+
+    memcpy(&at, l.packed, sizeof at);
+    dynamic = arena_end - ((l.shared_bytes + ALIGN - 1) & ~(ALIGN - 1));
+    kernel = kernels.count(at) ? kernels[at] : 0;
+    own.clear();
+    for (const shared_variable &v : variables)
+        if (is_own(v)) own.push_back(&v);
 }
 
 void shared_enter_block(void)
 {
     memset(dynamic, POISON, (size_t)(arena_end - dynamic));
-    for (const shared_variable &v : variables) memset((void *)v.low, POISON, v.high - v.low);
+    for (const shared_variable *v : own) memset((void *)v->low, POISON, v->high - v->low);
 }
 
 bool shared_is_dynamic(uintptr_t a)
@@ -133,7 +167,8 @@ static bool inside_variable(uintptr_t a, size_t bytes)
         std::upper_bound(variables.begin(), variables.end(), a,
                          [](uintptr_t at, const shared_variable &v) { return at < v.low; });
 
-    return behind != variables.begin() && a + bytes <= std::prev(behind)->high;
+    return behind != variables.begin() && a + bytes <= std::prev(behind)->high &&
+           is_own(*std::prev(behind));
 }
 
 bool shared_inside(uintptr_t a, size_t bytes)
@@ -162,8 +197,9 @@ std::string shared_name(uintptr_t a)
     for (const shared_variable &v : variables)
         if (a >= v.low) nearest = &v;
     if (!nearest) return "shared memory";
-    snprintf(text, sizeof text, "__shared__ %s byte %zu of %zu", nearest->name.c_str(),
-             (size_t)(a - nearest->low), (size_t)(nearest->high - nearest->low));
+    snprintf(text, sizeof text, "__shared__ %s byte %zu of %zu%s", nearest->name.c_str(),
+             (size_t)(a - nearest->low), (size_t)(nearest->high - nearest->low),
+             is_own(*nearest) ? "" : " of another kernel");
     return text;
 }
 
