@@ -9,7 +9,7 @@
  * where a key is at home. Else tiles 0 … 7 are the 64 columns, summed as they are; in 8, column
  * ky % 8 is a row's sum, a product with a column of ones. */
 template <bool SMALL> struct term_sums {
-    enum { N = SMALL ? 4 : 9, ROW_SUMS = 8 };
+    enum { N = SMALL ? 4 : 9 };
     float sum[N][4];
 
     DEVICE void start()
