@@ -283,6 +283,24 @@ static void edges(const struct ops *be)
     CHECK_CLOSE(p.lse.data, want.lse.data, tensor_count(p.lse), tol);
 }
 
+/* Scores that are all far below zero, as no key is there that could bring one near it: what is not there must have no weight
+ * backward either, where its score would be zero. */
+static void far_below(const struct ops *be)
+{
+    struct problem p = { .m = 2, .mq = 2, .mk = 2, .tq = 9, .tk = 37, .heads = 2, .d = 16 };
+
+    problem_fill(&p, 86);
+    for (int64_t i = 0; i < tensor_count(p.in[Q]); i++) ((float *)p.in[Q].data)[i] *= 300;
+    /* all keys alike: of half of the queries all scores are negative */
+    for (int64_t i = 0; i < tensor_count(p.in[K]); i++)
+        ((float *)p.in[K].data)[i] = 1 + 0.1f * ((float *)p.in[K].data)[i];
+    forward(be, &p);
+    backward(be, &p);
+    for (int k = 0; k < N_INPUTS; k++)
+        for (int64_t i = 0; i < tensor_count(p.grad[k]); i++)
+            CHECK(isfinite(((const float *)p.grad[k].data)[i]));
+}
+
 static void shape_errors(const struct ops *be)
 {
     struct problem p = {
@@ -353,6 +371,7 @@ int main(int argc, char **argv)
     gradient_rule(be, true);
     keys_beyond(be);
     edges(be);
+    far_below(be);
     shape_errors(be);
     return check_done("cross_attention");
 }
