@@ -356,6 +356,7 @@ int main(int argc, char **argv)
         { .n = 1, .h = 1, .w = 1, .heads = 1, .d = 1, .window = 0, .rel = true },
         { .n = 3, .h = 2, .w = 3, .heads = 1, .d = 4, .window = 1, .rel = true },
         { .n = 1, .h = 3, .w = 2, .heads = 2, .d = 8, .window = 7, .rel = true },
+        { .n = 1, .h = 3, .w = 4, .heads = 1, .d = 80, .window = 0, .rel = true }, /* ViT-H's */
         { .n = 2, .h = 5, .w = 9, .heads = 2, .d = 5, .window = 4, .rel = false },
         { .n = 2, .h = 5, .w = 9, .heads = 3, .d = 7, .window = 0, .rel = true },
         { .n = 2, .h = 8, .w = 8, .heads = 2, .d = 64, .window = 4, .rel = true },
