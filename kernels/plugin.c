@@ -47,7 +47,7 @@ static bool own_folder(char folder[PATH_ROOM])
 }
 
 static const char cure_named[] =
-    ": let it name the " PLUGIN_FILE " that was built with this program, or unset it";
+    ": let it name the whole " PLUGIN_FILE " that was built with this program, or unset it";
 
 static const char *named_file(void)
 {
@@ -131,9 +131,8 @@ static const struct plugin_table *open_module(void)
 
     if (!find_file(path)) return NULL;
     if (!is_whole(path)) {
-        snprintf(plugin.reason, sizeof plugin.reason,
-                 "%.300s was cut short, or is no module%s: build or copy it again", path,
-                 named_file() ? "; SAMFORGE_PLUGIN names it" : "");
+        snprintf(plugin.reason, sizeof plugin.reason, "%.300s was cut short, or is no module%s",
+                 path, named_file() ? cure_named : ": build or copy it again");
         return NULL;
     }
     module = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* stays until the process ends */
