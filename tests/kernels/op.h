@@ -6,6 +6,7 @@
 #ifndef TESTS_KERNELS_OP_H
 #define TESTS_KERNELS_OP_H
 
+#include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,6 +115,22 @@ static inline struct tensor op_cast(struct tensor t, enum dtype dtype)
     for (int64_t i = 0; dtype == F32 && i < tensor_count(t); i++)
         ((float *)c.data)[i] = bf16_to_float(((uint16_t *)t.data)[i]);
     return c;
+}
+
+/* In place, of F32: offset + factor · t. */
+static inline void op_scale(struct tensor t, float factor, float offset)
+{
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        ((float *)t.data)[i] = offset + factor * ((float *)t.data)[i];
+}
+
+static inline bool op_finite(struct tensor t)
+{
+    const float *v = op_cast(t, F32).data;
+
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        if (!isfinite(v[i])) return false;
+    return true;
 }
 
 static inline struct tensor op_no_data(struct tensor t)

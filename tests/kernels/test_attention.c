@@ -196,7 +196,7 @@ static void gradient_rule(const struct ops *be, int64_t h, int64_t w, int window
         backward(be, &q);
         const struct tensor twice = op_cast(p.grad[only], F32), sum = op_cast(q.grad[only], F32);
 
-        for (int64_t i = 0; i < tensor_count(twice); i++) ((float *)twice.data)[i] *= 2;
+        op_scale(twice, 2, 0);
         /* in BF16 what was there was rounded, and so is the sum */
         CHECK_CLOSE(sum.data, twice.data, tensor_count(twice),
                     p.grad[only].dtype == BF16 ? 4e-3 : tol);
@@ -280,7 +280,7 @@ static void edges(const struct ops *be)
     /* scores far apart: the row's maximum is subtracted */
     p = (struct problem){ .n = 1, .h = 4, .w = 6, .heads = 2, .d = 16, .window = 4 };
     problem_fill(&p, 84);
-    for (int64_t i = 0; i < tensor_count(p.in[QKV]); i++) ((float *)p.in[QKV].data)[i] *= 20;
+    op_scale(p.in[QKV], 20, 0);
     struct problem want = twin(&p);
     forward(be, &p);
     forward(&ops_ref, &want);
@@ -295,7 +295,7 @@ static void far_scores_bf16(const struct ops *be)
     struct problem p = { .n = 1, .h = 5, .w = 16, .heads = 2, .d = 16, .window = 0 };
 
     problem_fill(&p, 85);
-    for (int64_t i = 0; i < tensor_count(p.in[QKV]); i++) ((float *)p.in[QKV].data)[i] *= 20;
+    op_scale(p.in[QKV], 20, 0);
     struct problem got = narrow(&p);
 
     p.in[QKV] = op_cast(got.in[QKV], F32);

@@ -120,7 +120,7 @@ static void compare_bf16(const struct ops *be, struct problem p, uint64_t seed)
     /* added to itself: twice, rounded once more */
     struct tensor twice = op_cast(narrow.grad[K], F32);
 
-    for (int64_t i = 0; i < tensor_count(twice); i++) ((float *)twice.data)[i] *= 2;
+    op_scale(twice, 2, 0);
     again.grad[K].add = true;
     backward(be, &again);
     CHECK_CLOSE(op_cast(again.grad[K], F32).data, twice.data, tensor_count(twice), rounds);
@@ -188,8 +188,7 @@ static void gradient_rule(const struct ops *be, bool share_k)
         CHECK_SAME_BITS(q.grad[only].data, p.grad[only].data, tensor_bytes(p.grad[only]));
         q.grad[only].add = true;
         backward(be, &q);
-        for (int64_t i = 0; i < tensor_count(p.grad[only]); i++)
-            ((float *)p.grad[only].data)[i] *= 2;
+        op_scale(p.grad[only], 2, 0);
         CHECK_CLOSE(q.grad[only].data, p.grad[only].data, tensor_count(p.grad[only]), tol);
     }
     for (int i = 0; i < N_INPUTS; i++) p.grad[i] = op_no_data(p.grad[i]);
@@ -274,7 +273,7 @@ static void edges(const struct ops *be)
     /* scores far apart: the row's maximum is subtracted */
     p = (struct problem){ .m = 2, .mq = 2, .mk = 2, .tq = 9, .tk = 40, .heads = 2, .d = 16 };
     problem_fill(&p, 84);
-    for (int64_t i = 0; i < tensor_count(p.in[Q]); i++) ((float *)p.in[Q].data)[i] *= 400;
+    op_scale(p.in[Q], 400, 0);
     struct problem want = twin(&p);
     forward(be, &p);
     forward(&ops_ref, &want);
@@ -290,15 +289,12 @@ static void far_below(const struct ops *be)
     struct problem p = { .m = 2, .mq = 2, .mk = 2, .tq = 9, .tk = 37, .heads = 2, .d = 16 };
 
     problem_fill(&p, 86);
-    for (int64_t i = 0; i < tensor_count(p.in[Q]); i++) ((float *)p.in[Q].data)[i] *= 300;
+    op_scale(p.in[Q], 300, 0);
     /* all keys alike: of half of the queries all scores are negative */
-    for (int64_t i = 0; i < tensor_count(p.in[K]); i++)
-        ((float *)p.in[K].data)[i] = 1 + 0.1f * ((float *)p.in[K].data)[i];
+    op_scale(p.in[K], 0.1f, 1);
     forward(be, &p);
     backward(be, &p);
-    for (int k = 0; k < N_INPUTS; k++)
-        for (int64_t i = 0; i < tensor_count(p.grad[k]); i++)
-            CHECK(isfinite(((const float *)p.grad[k].data)[i]));
+    for (int k = 0; k < N_INPUTS; k++) CHECK(op_finite(p.grad[k]));
 }
 
 static void shape_errors(const struct ops *be)

@@ -196,14 +196,11 @@ static void far_scores(const struct ops *be, bool narrow)
         .m = 2, .mx = 2, .n_x = 21, .c = 16, .inner = 8, .n_tok = 16, .heads = 2 });
     struct op_case c;
 
-    for (int64_t i = 0; i < tensor_count(wide.input[K]); i++)
-        ((float *)wide.input[K].data)[i] *= 300;
+    op_scale(wide.input[K], 300, 0);
     c = op_case_rounded(&wide, narrow);
     c = op_case_fresh(&c);
     OP_RUN(fwd(be, &c, s));
-    const struct tensor y = op_cast(c.y, F32);
-
-    for (int64_t i = 0; i < tensor_count(y); i++) CHECK(isfinite(((const float *)y.data)[i]));
+    CHECK(op_finite(c.y));
 }
 
 /* Mean >> deviation: the sum is off by a rounding of itself, 2^-24 · 30 of a deviation of about 2, in four steps or so; a
@@ -214,7 +211,7 @@ static void far_from_zero(const struct ops *be)
         &(struct shape){ .m = 2, .mx = 2, .n_x = 9, .c = 33, .inner = 8, .n_tok = 5, .heads = 1 });
     struct op_case want = op_case_fresh(&c), got = op_case_fresh(&c);
 
-    for (int i = 0; i < 33; i++) ((float *)c.input[BO].data)[i] += 30;
+    op_scale(c.input[BO], 1, 30);
     want.tol = 30 * 4 * 6e-8;
     op_case_forward_backward(&ops_ref, &want);
     op_case_forward_backward(be, &got);

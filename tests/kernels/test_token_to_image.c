@@ -151,9 +151,8 @@ static void far_scores(const struct ops *be)
     const struct problem p = { 2, 2, 5, 70, 16, 2, 8, ALL };
     const struct op_case c = case_of(&p);
     struct op_case want = op_case_fresh(&c), got = op_case_fresh(&c);
-    float *q = c.input[Q].data;
 
-    for (int64_t i = 0; i < tensor_count(c.input[Q]); i++) q[i] *= 300;
+    op_scale(c.input[Q], 300, 0);
     want.tol = 1000 * 5.96e-8; /* a score of about 1000 is rounded before exp */
     OP_RUN(want.fwd(&ops_ref, &want, s));
     OP_RUN(got.fwd(be, &got, s));
@@ -169,13 +168,11 @@ static void far_scores_bf16(const struct ops *be)
     const struct op_case f32 = case_of(&p);
     struct op_case c;
 
-    for (int64_t i = 0; i < tensor_count(f32.input[Q]); i++) ((float *)f32.input[Q].data)[i] *= 300;
+    op_scale(f32.input[Q], 300, 0);
     c = op_case_rounded(&f32, true);
     c = op_case_fresh(&c);
     OP_RUN(c.fwd(be, &c, s));
-    const struct tensor y = op_cast(c.y, F32);
-
-    for (int64_t i = 0; i < tensor_count(y); i++) CHECK(isfinite(((const float *)y.data)[i]));
+    CHECK(op_finite(c.y));
 }
 
 /* Scores that are all far below zero, as no position is there that could bring one near it: what is not there must have no weight
@@ -186,21 +183,15 @@ static void far_below(const struct ops *be, bool narrow, int64_t mx)
     const struct op_case f32 = case_of(&p);
     struct op_case c;
 
-    for (int64_t i = 0; i < tensor_count(f32.input[Q]); i++) ((float *)f32.input[Q].data)[i] *= 300;
+    op_scale(f32.input[Q], 300, 0);
     /* all positions alike: of half of the tokens all scores are negative */
-    for (int64_t i = 0; i < tensor_count(f32.input[X]); i++)
-        ((float *)f32.input[X].data)[i] = 1 + 0.1f * ((float *)f32.input[X].data)[i];
-    for (int64_t i = 0; i < tensor_count(f32.input[PE]); i++)
-        ((float *)f32.input[PE].data)[i] *= 0.1f;
+    op_scale(f32.input[X], 0.1f, 1);
+    op_scale(f32.input[PE], 0.1f, 0);
     c = op_case_rounded(&f32, narrow);
     c = op_case_fresh(&c);
     op_case_forward_backward(be, &c);
-    for (int k = 0; k < N_INPUTS; k++) {
-        if (c.gradient[k].n_dims == 0) continue;
-        const struct tensor g = op_cast(c.gradient[k], F32);
-
-        for (int64_t i = 0; i < tensor_count(g); i++) CHECK(isfinite(((const float *)g.data)[i]));
-    }
+    for (int k = 0; k < N_INPUTS; k++)
+        if (c.gradient[k].n_dims > 0) CHECK(op_finite(c.gradient[k]));
 }
 
 #define EXPECT_ERROR(change)                                                                       \
