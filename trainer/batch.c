@@ -7,10 +7,31 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 
+static enum status open_loader(struct batch *b, const struct batch_options *o)
+{
+    const struct config *c = o->learner->config;
+    const struct loader_options loader = {
+        .set = o->set,
+        .seed = o->seed,
+        .frame = (int32_t)c->model_image_size,
+        .max_masks = c->train_masks,
+        .min_area = c->data_min_area,
+        .max_area = c->data_max_area,
+        .min_pixels = c->data_min_pixels,
+        .batch = c->train_batch,
+        .slot_begin = o->learner->slots.begin,
+        .slot_end = o->learner->slots.end,
+        .step_first = o->step_first,
+        .n_threads = (int)c->data_n_threads,
+        .ahead = c->data_ahead + (o->learner->graph ? b->n - 1 : 0), /* a recorded step holds all */
+        .blind = o->blind,
+    };
+
+    return loader_create(&b->loader, &loader);
+}
+
 enum status batch_create(struct batch *b, const struct batch_options *o)
 {
-    struct loader_options loader;
-
     *b = (struct batch){ .learner = o->learner,
                          .made_up = o->made_up,
                          .timeout_ms = o->timeout_ms,
@@ -18,10 +39,7 @@ enum status batch_create(struct batch *b, const struct batch_options *o)
                          .n = o->learner->config->train_batch };
     b->slot = calloc((size_t)b->n, sizeof *b->slot);
     if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)b->n);
-    if (!o->loader) return OK;
-    loader = *o->loader;
-    loader.ahead += o->learner->graph ? b->n - 1 : 0; /* a recorded step holds all */
-    return loader_create(&b->loader, &loader);
+    return o->set ? open_loader(b, o) : OK;
 }
 
 void batch_destroy(struct batch *b)

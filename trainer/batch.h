@@ -8,11 +8,14 @@
 #include "trainer/learner.h"
 
 struct batch_options {
-    struct learner *learner;             /* not owned; its config says how many slots */
-    const struct loader_options *loader; /* ahead: beside those that a step holds at once */
-    struct loader_slot *made_up;         /* (batch), where loader is NULL; not owned */
-    int64_t timeout_ms;                  /* of a wait for a slot */
-    int64_t image_limit_ms;              /* of an image on the device, for the watchdog */
+    struct learner *learner;     /* not owned; its config and slots are the batch's */
+    const struct shard_set *set; /* not owned; NULL: made_up */
+    struct loader_slot *made_up; /* (batch), not owned */
+    uint64_t seed;
+    int64_t step_first;     /* resume: the first step wanted */
+    bool blind;             /* as in loader.h */
+    int64_t timeout_ms;     /* of a wait for a slot */
+    int64_t image_limit_ms; /* of an image on the device, for the watchdog */
 };
 
 struct batch {

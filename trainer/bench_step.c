@@ -60,15 +60,6 @@ static enum status create(struct bench *b, const char *data)
 {
     const struct config *c = b->c;
     struct batch_options batch = { .learner = &b->learner, .timeout_ms = TIMEOUT_MS };
-    struct loader_options loader = { .frame = (int32_t)c->model_image_size,
-                                     .max_masks = c->train_masks,
-                                     .min_area = c->data_min_area,
-                                     .max_area = c->data_max_area,
-                                     .min_pixels = c->data_min_pixels,
-                                     .batch = c->train_batch,
-                                     .slot_end = c->train_batch,
-                                     .n_threads = (int)c->data_n_threads,
-                                     .ahead = c->data_ahead };
 
     TRY(comm_create(&b->comm, TIMEOUT_MS));
     if (b->comm->n_ranks > 1)
@@ -83,8 +74,7 @@ static enum status create(struct bench *b, const char *data)
     TRY(learner_from_host(&b->learner));
     if (data) {
         TRY(shard_set_open(&b->set, data));
-        loader.set = b->set;
-        batch.loader = &loader;
+        batch.set = b->set;
     } else {
         TRY(bench_slots_create(&b->made_up, c));
         batch.made_up = b->made_up.slot;

@@ -394,24 +394,11 @@ static enum status begin_or_resume(struct loop *l)
 static enum status create_batch(struct loop *l)
 {
     const struct config *c = l->c;
-    const struct loader_options loader = {
-        .set = l->train_set,
-        .seed = (uint64_t)c->train_seed,
-        .frame = (int32_t)c->model_image_size,
-        .max_masks = c->train_masks,
-        .min_area = c->data_min_area,
-        .max_area = c->data_max_area,
-        .min_pixels = c->data_min_pixels,
-        .batch = c->train_batch,
-        .slot_begin = l->learner.slots.begin,
-        .slot_end = l->learner.slots.end,
-        .step_first = l->at.step,
-        .n_threads = (int)c->data_n_threads,
-        .ahead = c->data_ahead,
-        .blind = c->data_blind,
-    };
     const struct batch_options o = { .learner = &l->learner,
-                                     .loader = &loader,
+                                     .set = l->train_set,
+                                     .seed = (uint64_t)c->train_seed,
+                                     .step_first = l->at.step,
+                                     .blind = c->data_blind,
                                      .timeout_ms = c->run_timeout_s * 1000,
                                      .image_limit_ms = watchdog_ms(c) };
 
