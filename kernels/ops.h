@@ -92,6 +92,15 @@ extern "C" {
     X(grad_norm)                                                                                   \
     X(adamw)
 
+/* A message of an exchange: bytes of the device's, to or from another process. */
+struct exchange_part {
+    void *data;
+    int64_t bytes;
+    int rank;  /* the other one */
+    bool send; /* else: received */
+};
+enum { EXCHANGE_ID_BYTES = 128 };
+
 /* How often a kernel was launched. The name is the kernel's in its source, template arguments as
  * written there; it lives as long as the program. */
 struct launch_count {
@@ -119,8 +128,24 @@ struct ops {
                               struct stream *s); /* dst += src */
     enum status (*sync)(struct stream *s);
 
+    /* A second queue beside the first; NULL where a backend has only one. after: what joins s from
+     * now on begins when all that has joined other until now is over. */
+    void *(*side)(void); /* of struct stream */
+    enum status (*after)(struct stream *s, struct stream *other);
+
+    /* Messages between the devices of processes; NULL where a backend cannot. id: into
+     * EXCHANGE_ID_BYTES, on one rank, which tells the others. join: collective, once a process, behind
+     * open; its wait has no limit of its own, nor has one for an exchange: a watchdog must be on.
+     * exchange: joins the queue. Whatever is sent has a receiver that does the same, the parts between
+     * two ranks in the same order on both; all exchanges of a process join one queue. leave: collective. */
+    enum status (*exchange_id)(void *id);
+    enum status (*exchange_join)(const void *id, int rank, int n_ranks);
+    enum status (*exchange)(const struct exchange_part *part, int64_t n, struct stream *s);
+    void (*exchange_leave)(void);
+
     /* A step recorded and run as one; NULL where a backend cannot. Between begin and end what would
-     * join the queue is kept instead, with the bytes that put was given; get, sync and alloc fail.
+     * join the queue is kept instead, with the bytes that put was given; get, sync and alloc fail. So is
+     * what joins the side, from where it comes after the queue, which must come after it before end.
      * end: what was kept is the step to replay next; without keep it is dropped. replay: that step
      * joins the queue, once. A step may be recorded while the one before it still runs. */
     enum status (*record_begin)(struct stream *s);

@@ -127,8 +127,8 @@ DEVICE void named_barrier(int id, int n_threads)
 #define DEVICE inline __attribute__((always_inline))
 #define LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                          \
     do {                                                                                           \
-        (void)(s);                                                                                 \
-        if (!emu::start(#kernel, kernel, (grid), (block), (shared_bytes), __VA_ARGS__))            \
+        if (!emu::start(#kernel, (s)->queue, kernel, (grid), (block), (shared_bytes),              \
+                        __VA_ARGS__))                                                              \
             FAIL(E_DEVICE, "launch of %s: no GPU takes it", #kernel);                              \
     } while (0)
 #define DYNAMIC_SHARED(name) unsigned char *name = (unsigned char *)emu::dynamic_shared()

@@ -27,7 +27,8 @@ static struct {
     bool chosen, open;
     char reason[PLUGIN_TEXT], text[PLUGIN_TEXT];
     uint64_t id;
-    cudaStream_t queue;
+    cudaStream_t queue, side;
+    cudaEvent_t reached; /* by the stream that another is to come after */
     struct piece piece[PIECES];
     int now; /* the piece being filled */
 } gpu = { .index = -1 };
@@ -99,6 +100,8 @@ enum status runtime_open(void)
     if (gpu.index < 0) FAIL(E_NO_DEVICE, "%s", *gpu.reason ? gpu.reason : "no GPU was chosen");
     CUDA(cudaSetDevice(gpu.index), "opening the GPU", 0);
     CUDA(cudaStreamCreateWithFlags(&gpu.queue, cudaStreamNonBlocking), "making a stream", 0);
+    CUDA(cudaStreamCreateWithFlags(&gpu.side, cudaStreamNonBlocking), "making a stream", 0);
+    CUDA(cudaEventCreateWithFlags(&gpu.reached, cudaEventDisableTiming), "making an event", 0);
     for (int i = 0; i < PIECES; i++) {
         struct piece *p = gpu.piece + i;
 
@@ -118,6 +121,19 @@ bool runtime_is_open(void)
 void *runtime_queue(void)
 {
     return gpu.queue;
+}
+
+void *runtime_side(void)
+{
+    return gpu.side;
+}
+
+/* One event serves all: a stream waits for what the event stood for when it was told to. */
+enum status runtime_after(struct stream *s, struct stream *other)
+{
+    CUDA(cudaEventRecord(gpu.reached, queue_of(other)), "an event for another stream", 0);
+    CUDA(cudaStreamWaitEvent(queue_of(s), gpu.reached, 0), "a wait for another stream", 0);
+    return OK;
 }
 
 /* Ends the current piece behind its last bytes, and waits until the next one is free. */

@@ -1,5 +1,5 @@
 /* The memory and stream verbs of the CUDA backend, by CUDA's runtime, for one host thread. One GPU a
- * process, one stream that never waits for the legacy default one. */
+ * process, two streams that never wait for the legacy default one. */
 #ifndef KERNELS_CUDA_RUNTIME_H
 #define KERNELS_CUDA_RUNTIME_H
 
@@ -16,6 +16,8 @@ const char *runtime_device(uint64_t *id);
 enum status runtime_open(void) MUST_CHECK;
 bool runtime_is_open(void); /* without a GPU, programs can still be planned: with own products */
 void *runtime_queue(void);
+void *runtime_side(void);
+enum status runtime_after(struct stream *s, struct stream *other) MUST_CHECK;
 enum status runtime_alloc(void **p, int64_t bytes) MUST_CHECK;
 void runtime_free(void *p);
 enum status runtime_put(void *dev, const void *host, int64_t bytes, struct stream *s) MUST_CHECK;

@@ -63,11 +63,18 @@ bool emu_counts(void);
 struct launch_count;
 int64_t emu_launches(struct launch_count *list, int64_t room);
 
-/* The verbs of struct ops on ranges that were checked: done, or while recording kept, or while counting
- * neither. */
-void emu_put(void *dev, const void *host, int64_t bytes);
-void emu_copy(void *dst, const void *src, int64_t bytes);
-void emu_zero(void *dev, int64_t bytes);
+/* The two queues of the device, and the verbs of struct ops on ranges that were checked: done, or while
+ * recording kept, or while counting neither. call: of the host's code with a copy of the argument, when
+ * its turn in the queue comes. Done at once all of it is in the order of the calls; replayed, EMU_SIDE in
+ * the environment says which queue runs as far ahead as `after` lets it, first or last: the side. */
+void *emu_queue(void);
+void *emu_side(void);
+void emu_put(void *dev, const void *host, int64_t bytes, const void *queue);
+void emu_copy(void *dst, const void *src, int64_t bytes, const void *queue);
+void emu_zero(void *dev, int64_t bytes, const void *queue);
+bool emu_call(bool (*call)(const void *argument), const void *argument, int64_t bytes,
+              const void *queue);                     /* false: done at once, it failed */
+bool emu_after(const void *queue, const void *other); /* false: they are the same */
 
 /* Recording, as in struct ops: between begin and end launches and the verbs above are kept and not done;
  * replay does what the last end kept. */

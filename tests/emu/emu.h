@@ -52,6 +52,7 @@ struct place {
 
 struct launch {
     const char *name;
+    const void *queue;
     dim3 grid, block;
     size_t shared_bytes;
     void (*call)(void *packed);
@@ -63,8 +64,8 @@ struct launch {
 bool run(const launch &l);
 
 template <class... P, class... A>
-bool start(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
-           A &&...arguments)
+bool start(const char *name, const void *queue, void (*kernel)(P...), dim3 grid, dim3 block,
+           size_t shared_bytes, A &&...arguments)
 {
     struct pack {
         void (*kernel)(P...);
@@ -75,7 +76,7 @@ bool start(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t
     pack p{ kernel, std::tuple<P...>{ static_cast<P>(arguments)... } };
 
     __builtin_clear_padding(&p); /* so that equal launches are equal bytes */
-    return run({ name, grid, block, shared_bytes,
+    return run({ name, queue, grid, block, shared_bytes,
                  [](void *v) {
                      pack *q = static_cast<pack *>(v);
                      std::apply(q->kernel, q->arguments);

@@ -2,6 +2,8 @@
 #include "tests/emu/machine.h"
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 
 #define XXH_INLINE_ALL
@@ -14,12 +16,15 @@ static std::map<std::string, int64_t> counts; /* its strings stay where they are
 
 /* One thing the device has to do. */
 struct task {
-    enum { LAUNCH, PUT, COPY, ZERO } kind;
+    enum { LAUNCH, PUT, COPY, ZERO, CALL, AFTER } kind;
+    const void *queue; /* AFTER: waits for all that joined the other one before */
     emu::launch launch;
     void *dst;
     const void *src;
     int64_t bytes;
-    std::vector<unsigned char> held; /* the launch's packed arguments, or what was put */
+    bool (*call)(const void *argument);
+    std::vector<unsigned char>
+        held; /* the launch's packed arguments, the call's, or what was put */
 };
 
 static bool recording, tracing;
@@ -36,7 +41,14 @@ bool record_launch(const launch &l)
     if (counting) counts[l.name]++;
     if (counting || !recording) return counting;
     const unsigned char *packed = (const unsigned char *)l.packed;
-    tasks.push_back({ task::LAUNCH, l, nullptr, nullptr, 0, { packed, packed + l.packed_bytes } });
+    tasks.push_back({ task::LAUNCH,
+                      l.queue,
+                      l,
+                      nullptr,
+                      nullptr,
+                      0,
+                      nullptr,
+                      { packed, packed + l.packed_bytes } });
     return true;
 }
 
@@ -87,10 +99,9 @@ bool emu_record_end(bool keep)
 
 static void trace_verb(const task &t)
 {
-    static const char *const verbs[] = { "launch", "put", "copy", "zero" };
+    static const char *const verbs[] = { "launch", "put", "copy", "zero", "call", "after" };
     const uint64_t where[3] = { (uint64_t)(uintptr_t)t.dst, (uint64_t)(uintptr_t)t.src,
-                                t.kind == task::PUT ? XXH3_64bits(t.held.data(), t.held.size())
-                                                    : 0 };
+                                XXH3_64bits(t.held.data(), t.held.size()) };
     emu_item item = {};
 
     if (!tracing) return;
@@ -101,6 +112,9 @@ static void trace_verb(const task &t)
 
 static bool play(task &t)
 {
+    bool good = true;
+
+    if (t.kind == task::AFTER) return true;
     if (t.kind == task::LAUNCH) {
         t.launch.packed = t.held.data();
         return emu::run(t.launch);
@@ -109,42 +123,96 @@ static bool play(task &t)
     if (t.kind == task::PUT) memcpy(t.dst, t.held.data(), t.held.size());
     if (t.kind == task::COPY) memmove(t.dst, t.src, (size_t)t.bytes);
     if (t.kind == task::ZERO) memset(t.dst, 0, (size_t)t.bytes);
+    if (t.kind == task::CALL) good = t.call(t.held.data());
     emu_lock();
     trace_verb(t);
+    return good;
+}
+
+static bool keep_or_play(task t)
+{
+    if (counting || t.bytes == 0) return true;
+    if (!recording) return play(t);
+    tasks.push_back(std::move(t));
     return true;
 }
 
-static void keep_or_play(task t)
+void *emu_queue(void)
 {
-    if (counting || t.bytes == 0) return;
-    if (recording)
-        tasks.push_back(std::move(t));
-    else
-        play(t);
+    return nullptr;
 }
 
-void emu_put(void *dev, const void *host, int64_t bytes)
+void *emu_side(void)
+{
+    static char side;
+
+    return &side;
+}
+
+void emu_put(void *dev, const void *host, int64_t bytes, const void *queue)
 {
     const unsigned char *from = (const unsigned char *)host;
 
     if (counting) return; /* host may be less than it says */
-    keep_or_play({ task::PUT, {}, dev, nullptr, bytes, { from, from + bytes } });
+    keep_or_play({ task::PUT, queue, {}, dev, nullptr, bytes, nullptr, { from, from + bytes } });
 }
 
-void emu_copy(void *dst, const void *src, int64_t bytes)
+void emu_copy(void *dst, const void *src, int64_t bytes, const void *queue)
 {
-    keep_or_play({ task::COPY, {}, dst, src, bytes, {} });
+    keep_or_play({ task::COPY, queue, {}, dst, src, bytes, nullptr, {} });
 }
 
-void emu_zero(void *dev, int64_t bytes)
+void emu_zero(void *dev, int64_t bytes, const void *queue)
 {
-    keep_or_play({ task::ZERO, {}, dev, nullptr, bytes, {} });
+    keep_or_play({ task::ZERO, queue, {}, dev, nullptr, bytes, nullptr, {} });
+}
+
+bool emu_call(bool (*call)(const void *), const void *argument, int64_t bytes, const void *queue)
+{
+    const unsigned char *from = (const unsigned char *)argument;
+
+    return keep_or_play(
+        { task::CALL, queue, {}, nullptr, nullptr, bytes, call, { from, from + bytes } });
+}
+
+bool emu_after(const void *queue, const void *other)
+{
+    if (queue == other) return false;
+    return keep_or_play({ task::AFTER, queue, {}, nullptr, nullptr, 1, nullptr, {} });
+}
+
+/* As far ahead on one of the queues as it may go, then on the other, and so on: what lacks an `after`
+ * comes too early or too late. */
+static bool play_ahead(bool side)
+{
+    std::vector<size_t> of[2];
+    size_t done[2] = {};
+
+    for (size_t i = 0; i < to_play.size(); i++) of[to_play[i].queue == emu_side()].push_back(i);
+    while (done[0] < of[0].size() || done[1] < of[1].size()) {
+        for (int k = 0; k < 2; k++) {
+            const int q = side ? 1 - k : k, other = 1 - q;
+
+            if (done[q] == of[q].size()) continue;
+            task &t = to_play[of[q][done[q]]];
+            if (t.kind == task::AFTER && done[other] < of[other].size() &&
+                of[other][done[other]] < of[q][done[q]])
+                continue;
+            if (!play(t)) return false;
+            done[q]++;
+            break;
+        }
+    }
+    return true;
 }
 
 bool emu_replay(void)
 {
     if (!kept || recording) return false;
+    const char *side = getenv("EMU_SIDE");
+
     kept = false;
+    if (side) return play_ahead(!strcmp(side, "first"));
     for (task &t : to_play)
         if (!play(t)) return false;
     return true;

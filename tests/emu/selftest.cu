@@ -404,7 +404,7 @@ template <class F> static void must_be_silent(const char *name, F &&f)
 }
 
 #define RUN(kernel, grid, block, shared_bytes, ...)                                                \
-    (void)emu::start(#kernel, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
+    (void)emu::start(#kernel, nullptr, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
 #define BAD(kind, kernel, ...) must_report(#kernel, EMU_##kind, [&] { RUN(kernel, __VA_ARGS__); })
 #define GOOD(kernel, ...)      must_be_silent(#kernel, [&] { RUN(kernel, __VA_ARGS__); })
 

@@ -17,6 +17,9 @@ static struct work {
     size_t bytes;
     bool done;
     const struct graph *of; /* the executable it was launched by, or NULL */
+    bool waits; /* does nothing but wait, for what was queued in stream `whom` before `behind` */
+    cudaStream_t whom;
+    int behind;
 } work[MAX_QUEUED];
 static int n_queued;
 /* A graph is what was queued while its stream was captured. An executable holds the addresses it was made
@@ -25,8 +28,9 @@ struct graph {
     struct work work[256];
     int n;
 };
-static struct graph *captured; /* NULL: nothing is being captured */
-static cudaStream_t captured_stream;
+static struct graph *captured;                     /* NULL: nothing is being captured */
+static cudaStream_t captured_stream, captured_too; /* and one that came after it, or NULL */
+static bool joined;                                /* again since */
 static struct event {
     cudaStream_t stream;
     int behind; /* what was queued by then must be done for it to be over */
@@ -44,27 +48,31 @@ static void work_until(int end, cudaStream_t stream, bool all)
         struct work *w = work + i;
 
         if (w->done || (!all && w->stream != stream)) continue;
-        if (w->from)
+        w->done = waited = true;
+        if (w->waits)
+            work_until(w->behind, w->whom, false);
+        else if (w->from)
             memcpy(w->to, w->from, w->bytes);
         else
             memset(w->to, 0, w->bytes);
-        w->done = waited = true;
     }
     late.n_waits += waited;
 }
 
 static cudaError_t queue(cudaStream_t stream, void *to, const void *from, size_t bytes)
 {
-    if (captured && stream == captured_stream) {
+    if (captured && (stream == captured_stream || stream == captured_too)) {
+        if (stream == captured_too) joined = false;
         if (captured->n == (int)(sizeof captured->work / sizeof *captured->work)) exit(1);
-        captured->work[captured->n++] = (struct work){ stream, to, from, bytes, false, NULL };
+        captured->work[captured->n++] =
+            (struct work){ .stream = stream, .to = to, .from = from, .bytes = bytes };
         return cudaSuccess;
     }
     if (n_queued == MAX_QUEUED) {
         fprintf(stderr, "late_cudart: too much is queued\n");
         exit(1);
     }
-    work[n_queued++] = (struct work){ stream, to, from, bytes, false, NULL };
+    work[n_queued++] = (struct work){ .stream = stream, .to = to, .from = from, .bytes = bytes };
     return cudaSuccess;
 }
 
@@ -125,6 +133,22 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     *(struct event *)(void *)e = (struct event){ s, n_queued };
+    return cudaSuccess;
+}
+
+/* While a stream is captured another may come after it, which is then captured too. */
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
+{
+    const struct event *of = (const struct event *)(const void *)e;
+
+    if (flags) return cudaErrorInvalidValue;
+    if (captured && of->stream == captured_stream) captured_too = s;
+    if (captured && s == captured_stream && of->stream == captured_too) joined = true;
+    if (captured) return cudaSuccess;
+    queue(s, NULL, NULL, 0);
+    work[n_queued - 1].waits = true;
+    work[n_queued - 1].whom = of->stream;
+    work[n_queued - 1].behind = of->behind;
     return cudaSuccess;
 }
 
@@ -199,12 +223,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
     if (captured || mode != cudaStreamCaptureModeRelaxed) return cudaErrorIllegalState;
     captured = calloc(1, sizeof *captured);
     captured_stream = s;
+    captured_too = NULL;
+    joined = true;
     return captured ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
 {
     if (!captured || s != captured_stream) return cudaErrorIllegalState;
+    if (!joined) late.end_error = cudaErrorStreamCaptureUnjoined;
     *graph = late.end_error ? NULL : (cudaGraph_t)(void *)captured;
     if (late.end_error) free(captured);
     late.n_graphs += *graph != NULL;

@@ -70,6 +70,32 @@ static void only_sync_waits(void)
     runtime_free(b);
 }
 
+/* What one stream is told to come after, the other has done; nothing waits on the host for it. In a recorded step too. */
+static void a_stream_comes_after_another(void)
+{
+    struct stream s = { .queue = runtime_queue() }, side = { .queue = runtime_side() };
+    char host[64] = { 7 };
+    char *a;
+
+    CHECK(side.queue && side.queue != s.queue);
+    CHECK(runtime_alloc((void **)&a, 4 * sizeof host) == OK && runtime_sync(&s) == OK);
+    late.n_waits = 0;
+    for (int recorded = 0; recorded < 2; recorded++) {
+        host[0]++;
+        if (recorded) CHECK(runtime_record_begin(&s) == OK);
+        CHECK(runtime_put(a, host, sizeof host, &s) == OK && runtime_after(&side, &s) == OK);
+        CHECK(runtime_copy(a + 64, a, sizeof host, &side) == OK);
+        CHECK(runtime_after(&s, &side) == OK);
+        CHECK(runtime_copy(a + 128, a + 64, sizeof host, &s) == OK);
+        if (recorded) CHECK(runtime_record_end(true, &s) == OK && runtime_replay(&s) == OK);
+        CHECK(late.n_waits == recorded);
+        memset(host + 1, 0, sizeof host - 1);
+        CHECK(runtime_get(host + 1, a + 128, 1, &s) == OK && host[1] == 8 + recorded);
+        late.n_waits = 1;
+    }
+    runtime_free(a);
+}
+
 static void memory_is_zero_and_has_an_end(void)
 {
     struct stream s = { .queue = runtime_queue() };
@@ -279,6 +305,7 @@ int main(void)
     CHECK(runtime_choose(0) == NULL && runtime_open() == OK && runtime_open() == OK);
     host_memory_is_free_again();
     only_sync_waits();
+    a_stream_comes_after_another();
     a_step_is_recorded_and_replayed();
     what_cannot_be_recorded_is_refused();
     failures_of_graphs_are_told();
