@@ -21,6 +21,7 @@ static struct {
     struct step step[STEPS];
     int turn; /* whose is recorded, or was last */
     bool recording;
+    bool anew;  /* what is recorded becomes an executable anew */
     bool ready; /* to be launched */
     cudaStream_t queue;
 } graph;
@@ -55,24 +56,34 @@ enum status graph_begin(void *queue)
     /* relaxed: a step with larger inputs than any before takes pinned memory while it is recorded */
     CUDA(cudaStreamBeginCapture(graph.queue, cudaStreamCaptureModeRelaxed), "recording a step", 0);
     graph.recording = true;
+    graph.anew = false;
+    return OK;
+}
+
+static enum status update(cudaGraphExec_t executable, cudaGraph_t recorded, bool *updated)
+{
+    cudaGraphExecUpdateResultInfo why;
+    const cudaError_t e = cudaGraphExecUpdate(executable, recorded, &why);
+
+    *updated = e == cudaSuccess;
+    if (e == cudaSuccess) return OK;
+    (void)cudaGetLastError(); /* another shape is no failure, and not to be found by a launch */
+    if (e != cudaErrorGraphExecUpdateFailure && e != cudaErrorNotSupported)
+        FAIL(E_DEVICE,
+             "a step's graph cannot be changed, or the GPU failed in the step before: %s, %s; "
+             "a build of type Debug names the kernel",
+             cudaGetErrorName(e), cudaGetErrorString(e));
     return OK;
 }
 
 /* The recorded graph becomes the step's executable: by new parameters where its shape is the old one's. */
 static enum status make_executable(struct step *t, cudaGraph_t recorded)
 {
-    cudaGraphExecUpdateResultInfo why;
+    bool updated = false;
 
     if (t->executable) {
-        const cudaError_t e = cudaGraphExecUpdate(t->executable, recorded, &why);
-
-        if (e == cudaSuccess) return OK;
-        (void)cudaGetLastError(); /* another shape is no failure, and not to be found by a launch */
-        if (e != cudaErrorGraphExecUpdateFailure && e != cudaErrorNotSupported)
-            FAIL(E_DEVICE,
-                 "a step's graph cannot be changed, or the GPU failed in the step before: %s, %s; "
-                 "a build of type Debug names the kernel",
-                 cudaGetErrorName(e), cudaGetErrorString(e));
+        if (!graph.anew) TRY(update(t->executable, recorded, &updated));
+        if (updated) return OK;
         CUDA(cudaGraphExecDestroy(t->executable), "giving back a step's graph", 0);
         t->executable = NULL;
     }
@@ -108,6 +119,11 @@ enum status graph_replay(void)
     CUDA(cudaEventRecord(t->over, graph.queue), "an event behind a step", 0);
     t->in_flight = true;
     return OK;
+}
+
+void graph_make_anew(void)
+{
+    graph.anew = true;
 }
 
 bool graph_is_recording(void)

@@ -20,6 +20,9 @@ enum status graph_replay(void) MUST_CHECK;
 
 bool graph_is_recording(void);
 
+/* The step being recorded holds what an executable cannot be given new parameters for (NCCL's nodes): it becomes one anew. */
+void graph_make_anew(void);
+
 /* A copy of the first `held` of the host's bytes in pinned memory, at least one, for a put of the step being recorded. */
 enum status graph_hold(const void **pinned, const void *host, int64_t bytes,
                        int64_t *held) MUST_CHECK;

@@ -8,6 +8,7 @@
 
 #include "kernels/base/log.h"
 #include "kernels/cuda/accumulate.h"
+#include "kernels/cuda/exchange.h"
 #include "kernels/cuda/runtime.h"
 
 static struct plugin_host host;
@@ -59,6 +60,14 @@ static const struct plugin_table table = {
              .host_memory = false,
              .open = runtime_open,
              .queue = runtime_queue,
+             .side = runtime_side,
+             .after = runtime_after,
+#ifdef WITH_NCCL
+             .exchange_id = exchange_id,
+             .exchange_join = exchange_join,
+             .exchange = exchange,
+             .exchange_leave = exchange_leave,
+#endif
              .alloc = runtime_alloc,
              .free = runtime_free,
              .put = runtime_put,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/cuda/accumulate.h"
+#include "kernels/cuda/exchange.h"
 #include "kernels/ops.h"
 #include "tests/emu/device_memory.h"
 
@@ -16,11 +17,6 @@ static enum status emu_open(void)
     emu_set_strict();
 #endif
     return OK;
-}
-
-static void *emu_queue(void)
-{
-    return NULL;
 }
 
 static enum status not_recording(const char *what)
@@ -46,9 +42,8 @@ static enum status check_range(const char *verb, const void *p, int64_t bytes, b
 
 static enum status checked_put(void *dev, const void *host, int64_t bytes, struct stream *s)
 {
-    (void)s;
     TRY(check_range("put", dev, bytes, true));
-    emu_put(dev, host, bytes);
+    emu_put(dev, host, bytes, s->queue);
     return OK;
 }
 
@@ -66,18 +61,16 @@ static enum status emu_get(void *host, const void *dev, int64_t bytes, struct st
 
 static enum status checked_copy(void *dst, const void *src, int64_t bytes, struct stream *s)
 {
-    (void)s;
     TRY(check_range("copy to", dst, bytes, true));
     TRY(check_range("copy from", src, bytes, false));
-    emu_copy(dst, src, bytes);
+    emu_copy(dst, src, bytes, s->queue);
     return OK;
 }
 
 static enum status checked_zero(void *dev, int64_t bytes, struct stream *s)
 {
-    (void)s;
     TRY(check_range("zero", dev, bytes, true));
-    emu_zero(dev, bytes);
+    emu_zero(dev, bytes, s->queue);
     return OK;
 }
 
@@ -86,6 +79,12 @@ static enum status emu_accumulate(float *dst, const float *src, int64_t n, struc
     TRY(check_range("accumulate to", dst, n * (int64_t)sizeof *dst, true));
     TRY(check_range("accumulate from", src, n * (int64_t)sizeof *src, false));
     return accumulate_cuda(dst, src, n, s);
+}
+
+static enum status checked_after(struct stream *s, struct stream *other)
+{
+    if (!emu_after(s->queue, other->queue)) FAIL(E_DEVICE, "a queue is to come after itself");
+    return OK;
 }
 
 static enum status emu_sync(struct stream *s)
@@ -128,6 +127,14 @@ const struct ops ops_emu = { .name = "emu",
                              .fused = true,
                              .open = emu_open,
                              .queue = emu_queue,
+                             .side = emu_side,
+                             .after = checked_after,
+#ifdef WITH_NCCL
+                             .exchange_id = exchange_id,
+                             .exchange_join = exchange_join,
+                             .exchange = exchange,
+                             .exchange_leave = exchange_leave,
+#endif
                              .alloc = emu_alloc,
                              .free = emu_give,
                              .put = checked_put,
