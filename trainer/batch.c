@@ -5,7 +5,7 @@
 #include "cluster/watchdog.h"
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
-#include "kernels/base/log.h"
+#include "trainer/agree.h"
 
 static enum status open_loader(struct batch *b, const struct batch_options *o)
 {
@@ -36,7 +36,7 @@ enum status batch_create(struct batch *b, const struct batch_options *o)
                          .made_up = o->made_up,
                          .timeout_ms = o->timeout_ms,
                          .image_limit_ms = o->image_limit_ms,
-                         .n = o->learner->config->train_batch };
+                         .n = o->learner->slots.end - o->learner->slots.begin };
     b->slot = calloc((size_t)b->n, sizeof *b->slot);
     if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)b->n);
     return o->set ? open_loader(b, o) : OK;
@@ -52,7 +52,9 @@ void batch_destroy(struct batch *b)
 
 int64_t batch_limit_ms(const struct batch *b)
 {
-    const int64_t all = b->n * b->image_limit_ms;
+    const int n_ranks = b->learner->comm->n_ranks; /* which wait for the one that has most */
+    const int64_t n = (b->learner->config->train_batch + n_ranks - 1) / n_ranks;
+    const int64_t all = n * b->image_limit_ms;
     const int64_t seen = b->image_limit_ms + 10 * (b->longest_ns / 1000000);
 
     return b->longest_ns > 0 && seen < all ? seen : all;
@@ -82,37 +84,61 @@ void batch_done(struct batch *b)
     b->n_held = 0;
 }
 
+/* Collective. The masks of the step on all ranks, or on all the worst failure of any. */
+static enum status all_masks(struct batch *b, enum status mine, int64_t *masks)
+{
+    struct comm *c = b->learner->comm;
+
+    if (c->n_ranks == 1) return mine;
+    TRY(agree_worst(c, mine));
+    return c->ops->all_reduce_sum(c, masks, 1);
+}
+
 /* Each slot goes back as soon as it is queued. */
 static enum status queue(struct batch *b, int64_t step, int64_t t)
 {
+    int64_t masks = 0;
+
     TRY(learner_begin(b->learner));
     for (int64_t i = 0; i < b->n; i++) {
-        TRY(batch_next(b, step, i));
+        TRY(batch_next(b, step, b->learner->slots.begin + i));
         watchdog_feed("forward and backward", step, 0);
         TRY(learner_add(b->learner, b->slot[0]));
+        masks += b->slot[0]->n_masks;
         batch_done(b);
     }
-    return learner_end(b->learner, t);
+    TRY(all_masks(b, OK, &masks));
+    return learner_end(b->learner, t, masks);
+}
+
+static enum status hold(struct batch *b, int64_t step, int64_t *masks)
+{
+    while (b->n_held < b->n) TRY(batch_next(b, step, b->learner->slots.begin + b->n_held));
+    for (int64_t i = 0; i < b->n; i++) *masks += b->slot[i]->n_masks;
+    return OK;
 }
 
 static enum status prepare(struct batch *b, int64_t step, int64_t t)
 {
-    while (b->n_held < b->n) TRY(batch_next(b, step, b->n_held));
-    return learner_prepare(b->learner, b->slot, t);
+    int64_t masks = 0;
+    enum status s = hold(b, step, &masks);
+
+    TRY(all_masks(b, s, &masks));
+    return learner_prepare(b->learner, b->slot, t, masks);
 }
 
 /* The step behind is prepared as what it is if this one counts. */
 static enum status launch(struct batch *b, int64_t step, int64_t t, bool more)
 {
-    int64_t n_masks = 0;
+    bool counts;
 
     TRY(b->next_failed);
     if (b->n_held == 0 || b->learner->update != t) TRY(prepare(b, step, t));
     watchdog_feed("forward and backward", step, batch_limit_ms(b));
     TRY(learner_launch(b->learner));
-    for (int64_t i = 0; i < b->n_held; i++) n_masks += b->slot[i]->n_masks;
+    counts = b->learner->masks > 0;
     batch_done(b);
-    if (more) b->next_failed = prepare(b, step + 1, t + (n_masks > 0));
+    if (more) b->next_failed = prepare(b, step + 1, t + counts);
     return OK;
 }
 

@@ -23,10 +23,10 @@ struct batch {
     struct loader *loader; /* NULL: made_up */
     struct loader_slot *made_up;
     int64_t timeout_ms, image_limit_ms;
-    const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
-    int64_t n, n_held;
-    int64_t wait_ns;         /* for data, in all */
-    int64_t began_ns;        /* the step that runs */
+    const struct loader_slot **slot; /* (n): n_held of the prepared step, or one at hand */
+    int64_t n, n_held;               /* n: this rank's of a step */
+    int64_t wait_ns;                 /* for data, in all */
+    int64_t began_ns;                /* the step that runs */
     int64_t longest_ns;      /* of steps with masks, from their begin to the end of the wait */
     enum status next_failed; /* preparing the step behind the one that runs */
 };
@@ -39,12 +39,12 @@ void batch_destroy(struct batch *b); /* accepts half-built ones */
 enum status batch_next(struct batch *b, int64_t step, int64_t index) MUST_CHECK;
 void batch_done(struct batch *b);
 
-/* Local; a step of a learner without sync, queued on the device: recorded where the learner records, else slot by slot. It makes
- * update t (from 1), if it has masks. more: another step comes; a recorded one is prepared while the device works, and its
- * failure is told by the call that would run it. */
+/* Collective; a step of a learner without sync, queued on the device: recorded where the learner records, else slot by slot. It
+ * makes update t (from 1), if it has masks. more: another step comes; a recorded one is prepared while the device works, and its
+ * failure, on any rank, is told by the call that would run it. */
 enum status batch_run(struct batch *b, int64_t step, int64_t t, bool more) MUST_CHECK;
 
-/* Local. What the step that batch_run queued has come to; waits for the device. */
+/* Local. What the step that batch_run queued has come to, losses of this rank's slots; waits for the device. */
 enum status batch_wait(struct batch *b, int64_t step, struct objective_losses *losses,
                        double *norm) MUST_CHECK;
 

@@ -10,11 +10,13 @@ static enum status step(struct learner *l, const struct bench_slots *slots)
 {
     struct objective_losses losses;
     double exposed, norm;
+    int64_t masks = 0;
 
     if (!l->sync) {
         TRY(learner_begin(l));
         for (int64_t i = 0; i < slots->n; i++) TRY(learner_add(l, slots->slot + i));
-        TRY(learner_end(l, 1));
+        for (int64_t i = 0; i < slots->n; i++) masks += slots->slot[i].n_masks;
+        TRY(learner_end(l, 1, masks));
         return learner_norm(l, &norm);
     }
     for (int64_t i = 0; i < slots->n; i++) {

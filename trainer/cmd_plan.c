@@ -6,6 +6,7 @@
 #include "trainer/config.h"
 #include "trainer/cost.h"
 #include "trainer/device.h"
+#include "trainer/learner.h"
 #include "trainer/options.h"
 
 /* Sizes of SA-1B as published (SAM paper §5 and the dataset's card), for storage. */
@@ -23,14 +24,16 @@ struct plan {
     int n_gradients;                /* that a rank holds at once, where it computes */
 };
 
-/* Several ranks sum on the host: each has the levels of its own images there, and one gradient on its device. */
+/* A rank has the levels of its own images where they are summed. On the host: then one gradient on its device. */
 static int gradients_of_ranks(const struct plan *p)
 {
     const int64_t batch = p->config.train_batch;
     const int n = p->gpus < (double)batch ? (int)p->gpus : (int)batch;
+    const bool here =
+        p->ops->host_memory || learner_sums_on_devices(&p->config, p->ops, (int)p->gpus);
     int most = 1;
 
-    for (int r = 0; p->ops->host_memory && r < n; r++) {
+    for (int r = 0; here && r < n; r++) {
         const int levels = plan_levels(plan_part(batch, n, r));
 
         if (levels > most) most = levels;

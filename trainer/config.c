@@ -364,13 +364,11 @@ enum status config_dump(const struct config *c, FILE *f)
 
 static bool changes_results(const struct config_field *field)
 {
-    static const char *const without[] = { "model.name",       "data.train",
-                                           "data.val",         "data.n_threads",
-                                           "data.ahead",       "train.steps",
-                                           "run.folder",       "run.threads",
-                                           "run.budget_hours", "run.timeout_s",
-                                           "run.bucket_bytes", "run.share_gpu",
-                                           "run.graph",        NULL };
+    static const char *const without[] = { "model.name",     "data.train",       "data.val",
+                                           "data.n_threads", "data.ahead",       "train.steps",
+                                           "run.folder",     "run.threads",      "run.budget_hours",
+                                           "run.timeout_s",  "run.bucket_bytes", "run.share_gpu",
+                                           "run.graph",      "run.nccl",         NULL };
 
     if (strcmp(field->section, "checkpoint") == 0 || strcmp(field->section, "eval") == 0)
         return false;

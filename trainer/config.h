@@ -114,8 +114,11 @@ struct config_list {
     CHOICE(run, fuse_norms, "auto", "auto|off|on",                                                 \
            "the encoder's residual sums and the norms behind them as one op")                      \
     CHOICE(run, graph, "auto", "auto|off|on",                                                      \
-           "on a device: a step of one rank, up to 16 images and 176 rounds of chunks, recorded "  \
-           "ahead and launched as one graph; the same bits without")                               \
+           "on a device: a rank's part of a step, up to 16 images and 176 rounds of chunks, "      \
+           "recorded ahead and launched as one graph; the same bits without")                      \
+    CHOICE(run, nccl, "auto", "auto|off|on",                                                       \
+           "several ranks, each on a GPU of its own, sum gradients there by NCCL; off: on the "    \
+           "hosts by MPI, the same bits")                                                          \
     INT(run, threads, 0, 0, 1024,                                                                  \
         "threads of the CPU backend a rank; 0: the node's cores over its ranks")                   \
     NUMBER(run, budget_hours, 0, 0, 1e9,                                                           \

@@ -14,7 +14,7 @@ static enum status create_model(struct learner *l, const struct ops *ops, bool w
 {
     const struct config *c = l->config;
     const int64_t chunk = c->train_chunk < c->train_masks ? c->train_chunk : c->train_masks;
-    const int64_t points = config_points(c), slots = whole ? c->train_batch : 1;
+    const int64_t points = config_points(c), slots = whole ? l->slots.end - l->slots.begin : 1;
     const struct params *p;
     int64_t scratch;
 
@@ -31,15 +31,19 @@ static enum status create_state(struct learner *l, const struct ops *ops, bool w
 {
     const int64_t n = l->sam->params.n_floats;
     const int64_t step = arena_round(n * (int64_t)sizeof(float)) / (int64_t)sizeof(float);
-    const int n_grads = ops->host_memory ? 0 : whole ? plan_levels(l->slots) : 1;
+    const int n_arrays = ops->host_memory || whole ? 2 : 3;
+    const struct tensor squares = tensor_1d(NULL, F64, 1 + l->comm->n_ranks);
+    const int64_t first = arena_round(tensor_bytes(squares));
     float *arrays[LEARNER_ARRAYS], *room;
 
-    TRY(ops->alloc(&l->state, ARENA_ALIGN + (2 + n_grads) * step * (int64_t)sizeof(float)));
-    l->squares = tensor_1d(l->state, F64, 2);
-    l->m = (float *)((char *)l->state + ARENA_ALIGN);
+    l->host_squares = calloc((size_t)squares.dim[0], sizeof *l->host_squares);
+    if (!l->host_squares) FAIL(E_MEMORY, "a number of each rank");
+    TRY(ops->alloc(&l->state, first + n_arrays * step * (int64_t)sizeof(float)));
+    l->squares = squares;
+    l->squares.data = l->state;
+    l->m = (float *)((char *)l->state + first);
     l->v = l->m + step;
-    if (n_grads > 0) l->grads = l->v + step;
-    l->level_floats = step;
+    if (n_arrays > 2) l->grads = l->v + step;
     TRY(staging_room(ops, LEARNER_ARRAYS * n * (int64_t)sizeof(float), &l->host_room));
     room = l->host_room;
     arrays[0] = l->sam->weights;
@@ -68,7 +72,7 @@ static enum status create_segments(struct learner *l)
     return OK;
 }
 
-static enum status create_sync(struct learner *l, struct comm *c)
+static enum status create_sync(struct learner *l)
 {
     const int64_t n = l->sam->params.n_floats;
     const int64_t each = l->config->run_bucket_bytes / (int64_t)sizeof(float);
@@ -81,47 +85,86 @@ static enum status create_sync(struct learner *l, struct comm *c)
 
     if (!end) FAIL(E_MEMORY, "%lld buckets", (long long)n_buckets);
     for (int64_t i = 0; i < n_buckets; i++) end[i] = i + 1 < n_buckets ? (i + 1) * each : n;
-    s = grad_sync_create(&l->sync, c, &o);
+    s = grad_sync_create(&l->sync, l->comm, &o);
     free(end);
-    TRY(s);
-    l->slots = grad_sync_slots(l->sync);
-    return OK;
+    return s;
 }
 
-/* Steps are launched as a whole: one rank has all slots, on a device. */
-static bool is_whole(const struct ops *ops, int n_ranks)
+static enum status create_device_sum(struct learner *l)
 {
-    return !ops->host_memory && n_ranks == 1;
+    const struct device_sum_options o = {
+        .ops = l->sam->ops,
+        .queue = &l->sam->stream,
+        .comm = l->comm,
+        .n = l->sam->params.n_floats,
+        .bucket = l->config->run_bucket_bytes / (int64_t)sizeof(float),
+        .n_slots = l->config->train_batch,
+    };
+
+    return device_sum_create(&l->device_sum, &o);
 }
 
-/* A step of one rank is small enough to be recorded. rounds: of all chunks of all its images. */
-static bool fits_graph(const struct config *c, int64_t *rounds)
+bool learner_sums_on_devices(const struct config *c, const struct ops *ops, int n_ranks)
+{
+    if (ops->host_memory) return false;
+    return n_ranks == 1 || (ops->exchange && c->run_nccl != SWITCH_OFF && !c->run_share_gpu);
+}
+
+/* The same on all ranks: images of the rank that has the most. */
+static int64_t most_images(const struct config *c, int n_ranks)
+{
+    return (c->train_batch + n_ranks - 1) / n_ranks;
+}
+
+/* A rank's part of a step is small enough to be recorded. rounds: of all chunks of all its images. */
+static bool fits_graph(const struct config *c, int n_ranks, int64_t *rounds)
 {
     const int64_t chunks = (c->train_masks + c->train_chunk - 1) / c->train_chunk;
     const int64_t pixels = 3 * c->model_image_size * c->model_image_size;
+    const int64_t images = most_images(c, n_ranks);
 
-    *rounds = c->train_batch * chunks * c->train_rounds;
-    return c->train_batch <= LEARNER_GRAPH_IMAGES && *rounds <= LEARNER_GRAPH_ROUNDS &&
-           c->train_batch * pixels <= LEARNER_GRAPH_PIXELS;
+    *rounds = images * chunks * c->train_rounds;
+    return images <= LEARNER_GRAPH_IMAGES && *rounds <= LEARNER_GRAPH_ROUNDS &&
+           images * pixels <= LEARNER_GRAPH_PIXELS;
+}
+
+static enum status check_nccl(const struct config *c, const struct ops *ops)
+{
+    if (c->run_nccl != SWITCH_ON) return OK;
+    if (c->run_share_gpu)
+        FAIL(E_CONFIG, "run.nccl=on with run.share_gpu=true: NCCL takes one GPU for each rank; "
+                       "run.nccl=auto sums on the hosts where ranks share one");
+    if (!ops->exchange)
+        FAIL(E_CONFIG,
+             "run.nccl=on: device %s exchanges no messages%s; run.nccl=auto sums on the hosts "
+             "where it must",
+             ops->name, ops->host_memory ? "" : ", for it was built without NCCL");
+    return OK;
 }
 
 enum status learner_check(const struct config *c, const struct ops *ops, int n_ranks)
 {
     int64_t rounds;
 
+    TRY(check_nccl(c, ops));
     if (c->run_graph != SWITCH_ON) return OK;
     if (!ops->record_begin)
         FAIL(E_CONFIG,
              "run.graph=on: device %s has no graphs; run.graph=auto uses one where it can",
              ops->name);
-    if (!fits_graph(c, &rounds) || !is_whole(ops, n_ranks))
+    if (!learner_sums_on_devices(c, ops, n_ranks))
         FAIL(E_CONFIG,
-             "run.graph=on: device %s records steps of one rank, of up to %d images with %d rounds "
-             "of all their chunks and %d MiB of pixels (ranks here: %d, images: %lld, rounds: "
-             "%lld): start one rank, lower train.batch or raise train.chunk, or say "
-             "run.graph=auto, which uses a graph where it can",
+             "run.graph=on: %d ranks sum their gradients on the hosts, which no graph can hold "
+             "(run.nccl, run.share_gpu); run.graph=auto uses one where it can",
+             n_ranks);
+    if (!fits_graph(c, n_ranks, &rounds))
+        FAIL(E_CONFIG,
+             "run.graph=on: device %s records steps of up to %d images a rank with %d rounds of "
+             "all their chunks and %d MiB of pixels (images here: %lld, rounds: %lld): start more "
+             "ranks, lower train.batch or raise train.chunk, or say run.graph=auto, which uses a "
+             "graph where it can",
              ops->name, LEARNER_GRAPH_IMAGES, LEARNER_GRAPH_ROUNDS, LEARNER_GRAPH_PIXELS >> 20,
-             n_ranks, (long long)c->train_batch, (long long)rounds);
+             (long long)most_images(c, n_ranks), (long long)rounds);
     return OK;
 }
 
@@ -129,7 +172,8 @@ static bool can_record(const struct learner *l)
 {
     int64_t rounds;
 
-    return !l->sync && l->sam->ops->record_begin && fits_graph(l->config, &rounds);
+    return !l->sync && l->sam->ops->record_begin &&
+           fits_graph(l->config, l->comm->n_ranks, &rounds);
 }
 
 void learner_use_graph(struct learner *l, bool on)
@@ -141,14 +185,16 @@ void learner_use_graph(struct learner *l, bool on)
 enum status learner_create(struct learner *l, const struct config *config, const struct ops *ops,
                            struct comm *c)
 {
-    const bool whole = is_whole(ops, c->n_ranks);
+    const bool whole = learner_sums_on_devices(config, ops, c->n_ranks);
 
-    *l = (struct learner){ .config = config, .slots = { 0, config->train_batch } };
+    *l = (struct learner){ .config = config,
+                           .comm = c,
+                           .slots = plan_part(config->train_batch, c->n_ranks, c->rank) };
     TRY(learner_check(config, ops, c->n_ranks));
     TRY(create_model(l, ops, whole));
     TRY(create_state(l, ops, whole));
     TRY(create_segments(l));
-    if (!whole) TRY(create_sync(l, c));
+    TRY(whole ? create_device_sum(l) : create_sync(l));
     learner_use_graph(l, true);
     return OK;
 }
@@ -156,10 +202,12 @@ enum status learner_create(struct learner *l, const struct config *config, const
 void learner_destroy(struct learner *l)
 {
     grad_sync_destroy(l->sync);
+    device_sum_destroy(l->device_sum);
     objective_destroy(l->objective);
     if (l->state) l->sam->ops->free(l->state);
     sam_destroy(l->sam);
     free(l->host_room);
+    free(l->host_squares);
     free(l->segment);
     *l = (struct learner){ 0 };
 }
@@ -184,11 +232,17 @@ enum status learner_from_host(struct learner *l)
     return sam_weights_changed(s);
 }
 
+static void ready(struct learner *l, int64_t begin, int64_t end)
+{
+    KEEP_FIRST(l->ready, l->sync ? grad_sync_ready(l->sync, begin, end)
+                                 : device_sum_ready(l->device_sum, begin, end));
+}
+
 static void decoder_done(void *context)
 {
     struct learner *l = context;
 
-    KEEP_FIRST(l->ready, grad_sync_ready(l->sync, l->encoder_end, l->sam->params.n_floats));
+    ready(l, l->encoder_end, l->sam->params.n_floats);
 }
 
 static void param_ready(void *context, int index)
@@ -196,7 +250,7 @@ static void param_ready(void *context, int index)
     struct learner *l = context;
     const struct param *p = l->sam->params.at + index;
 
-    KEEP_FIRST(l->ready, grad_sync_ready(l->sync, p[0].offset, p[1].offset));
+    ready(l, p[0].offset, p[1].offset);
 }
 
 /* The device's gradient of a slot to the host, bucket by bucket as sync exchanges them: the last first. */
@@ -214,23 +268,15 @@ static enum status hand_over(struct learner *l, float *grads)
     return OK;
 }
 
-static enum status slot_on_device(struct learner *l, const struct loader_slot *slot, float *grads)
-{
-    struct sam *s = l->sam;
-    double since = clock_seconds();
-
-    TRY(s->ops->zero(grads, s->params.n_floats * 4, &s->stream));
-    TRY(objective_lap(l->objective, &since, &l->sum_seconds));
-    return objective_slot(l->objective, slot, grads, NULL, NULL, NULL);
-}
-
 enum status learner_slot(struct learner *l, const struct loader_slot *slot)
 {
+    struct sam *s = l->sam;
     float *grads;
 
     TRY(objective_begin(l->objective));
     if (l->grads) { /* the device works while the host's buffer is zeroed */
-        TRY(slot_on_device(l, slot, l->grads));
+        TRY(s->ops->zero(l->grads, s->params.n_floats * 4, &s->stream));
+        TRY(objective_slot(l->objective, slot, l->grads, NULL, NULL, NULL));
         objective_launched(l->objective);
         TRY(grad_sync_slot_begin(l->sync, &grads));
         return hand_over(l, grads);
@@ -274,10 +320,13 @@ enum status learner_sum(struct learner *l, double *exposed_seconds)
 
 enum status learner_norm(struct learner *l, double *norm)
 {
-    double squares[2] = { 0 };
+    const int64_t n = l->sync ? 1 : l->squares.dim[0];
+    double *squares = l->host_squares;
 
-    TRY(l->sam->ops->get(squares, l->squares.data, l->sync ? 8 : 16, &l->sam->stream));
-    *norm = isfinite(squares[1]) ? sqrt(squares[0]) : squares[1];
+    TRY(l->sam->ops->get(squares, l->squares.data, n * 8, &l->sam->stream));
+    *norm = sqrt(squares[0]);
+    for (int64_t i = 1; i < n; i++)
+        if (!isfinite(squares[i])) *norm = squares[i];
     return OK;
 }
 
@@ -302,52 +351,40 @@ enum status learner_update(struct learner *l, double masks, int64_t step, int64_
 }
 
 /* ---- a step as a whole ---------------------------------------------------------------------- */
-static float *level(const struct learner *l, int i)
-{
-    return l->grads + i * l->level_floats;
-}
-
-static enum status merge(struct learner *l, int below, int top)
-{
-    struct sam *s = l->sam;
-
-    return s->ops->accumulate(level(l, below), level(l, top), s->params.n_floats, &s->stream);
-}
-
 static enum status queue_begin(struct learner *l)
 {
     ASSERT(!l->sync);
-    l->depth = 0;
-    l->masks = 0;
+    device_sum_begin(l->device_sum);
     return objective_begin(l->objective);
 }
 
 /* Its gradient, and the sums that it completes: in the order of grad_sync. */
 static enum status queue_slot(struct learner *l, const struct loader_slot *slot)
 {
-    int top = l->depth;
-    double since;
+    double since = clock_seconds();
+    float *grads;
 
     l->step = slot->step;
-    l->masks += slot->n_masks;
-    TRY(slot_on_device(l, slot, level(l, top)));
+    TRY(device_sum_slot(l->device_sum, &grads));
+    TRY(objective_lap(l->objective, &since, &l->sum_seconds));
+    TRY(objective_slot(l->objective, slot, grads, decoder_done, param_ready, l));
+    TRY(l->ready);
     since = clock_seconds();
-    for (int merges = plan_push(l->stack, &l->depth, slot->slot); merges > 0; merges--, top--)
-        TRY(merge(l, top - 1, top));
+    TRY(device_sum_slot_end(l->device_sum));
     return objective_lap(l->objective, &since, &l->sum_seconds);
 }
 
-static enum status queue_end(struct learner *l, int64_t t)
+/* What the device decides by is the same on all ranks: the sum, and whether each rank's losses are finite. */
+static enum status queue_end(struct learner *l, int64_t t, int64_t masks)
 {
-    double since = clock_seconds();
+    double since = clock_seconds(), *of_rank = (double *)l->squares.data + 1;
 
-    for (int i = 1; i < l->depth; i++) TRY(merge(l, 0, i));
-    l->total = level(l, 0);
+    TRY(objective_squares(l->objective, square(l, 1 + l->comm->rank)));
+    TRY(device_sum_end(l->device_sum, of_rank, &l->total));
     TRY(objective_lap(l->objective, &since, &l->sum_seconds));
-    TRY(objective_squares(l->objective, square(l, 1)));
     TRY(queue_norm(l));
-    if (l->masks == 0) return OK; /* nothing to learn from */
-    return learner_update(l, (double)l->masks, l->step, t);
+    if (masks == 0) return OK; /* nothing to learn from */
+    return learner_update(l, (double)masks, l->step, t);
 }
 
 enum status learner_begin(struct learner *l)
@@ -361,9 +398,9 @@ enum status learner_add(struct learner *l, const struct loader_slot *slot)
     return queue_slot(l, slot);
 }
 
-enum status learner_end(struct learner *l, int64_t t)
+enum status learner_end(struct learner *l, int64_t t, int64_t masks)
 {
-    TRY(queue_end(l, t));
+    TRY(queue_end(l, t, masks));
     objective_launched(l->objective);
     return OK;
 }
@@ -371,11 +408,12 @@ enum status learner_end(struct learner *l, int64_t t)
 static enum status queue_prepared(struct learner *l)
 {
     TRY(queue_begin(l));
-    for (int64_t i = l->slots.begin; i < l->slots.end; i++) TRY(queue_slot(l, l->slot[i]));
-    return queue_end(l, l->update);
+    for (int64_t i = 0; i < l->slots.end - l->slots.begin; i++) TRY(queue_slot(l, l->slot[i]));
+    return queue_end(l, l->update, l->masks);
 }
 
-enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t)
+enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t,
+                            int64_t masks)
 {
     struct sam *s = l->sam;
     enum status queued;
@@ -383,7 +421,8 @@ enum status learner_prepare(struct learner *l, const struct loader_slot *const *
     ASSERT(l->graph);
     l->slot = slot;
     l->update = t;
-    for (int64_t i = l->slots.begin; i < l->slots.end; i++)
+    l->masks = masks;
+    for (int64_t i = 0; i < l->slots.end - l->slots.begin; i++)
         TRY(objective_reserve(l->objective, slot[i]));
     TRY(s->ops->record_begin(&s->stream));
     queued = queue_prepared(l);

@@ -1,17 +1,16 @@
 /* A model that learns: the SAM, its objective, the sums of its gradients over slots and ranks, and AdamW's state. What a step
  * of training does between a slot and new weights; the loop and the benchmark both stand on it. All memory is taken at create.
  *
- * Where one rank has all slots, on a device (sync is NULL), nothing of a step waits for the device until losses or norm are asked
- * for. It is prepared and launched as one graph where the device has graphs and run.graph allows (graph); else it is queued: begin,
- * add for each slot, end. Elsewhere a step is made of its parts: slot and losses for each slot, sum, norm, update.
- *
- * Gradients on a device: where one rank has all slots they are summed there, along the tree of plan.h, with one full gradient for
- * each of its levels. With several ranks a slot's are copied to the host when they are complete, summed there over slots and
- * ranks, and the sum is copied back: the same bits. */
+ * Where gradients are summed on devices (sync is NULL: one rank, or several whose devices exchange messages and run.nccl allows),
+ * nothing of a step waits for the device until losses or norm are asked for. It is prepared and launched as one graph where the
+ * device has graphs and run.graph allows (graph); else it is queued: begin, add for each slot, end. Elsewhere a step is made of
+ * its parts: slot and losses for each slot, sum, norm, update; a device's gradient of a slot is then copied to the host when it
+ * is complete, and the sum over slots and ranks is copied back. The same bits all ways. */
 #ifndef TRAINER_LEARNER_H
 #define TRAINER_LEARNER_H
 
 #include "cluster/grad_sync.h"
+#include "trainer/device_sum.h"
 #include "trainer/objective.h"
 
 enum { LEARNER_ARRAYS = 3 };
@@ -25,29 +24,34 @@ struct learner {
     const struct config *config; /* not owned */
     struct sam *sam;
     struct objective *objective;
-    struct grad_sync *sync;  /* NULL: the sum is the device's */
-    struct plan_range slots; /* this rank's of every step */
-    void *state;             /* device memory behind moments and gradients; owned */
-    float *m, *v;            /* moments, in the layout of params.h */
-    float *grads; /* of all levels, the lowest first; NULL: the host's buffers of sync serve */
-    int64_t level_floats;  /* from one level to the next */
-    struct tensor squares; /* (2) f64, device: of total, of the losses; in state */
+    struct comm *comm;             /* not owned */
+    struct grad_sync *sync;        /* NULL: the sum is the devices' */
+    struct device_sum *device_sum; /* or sync, never both */
+    struct plan_range slots;       /* this rank's of every step */
+    void *state;  /* device memory behind moments, and the gradient where sync sums; owned */
+    float *m, *v; /* moments, in the layout of params.h */
+    float *grads; /* of a slot, on a device whose host sums; else NULL */
+    struct tensor
+        squares; /* (1 + ranks) f64, device: of total, and of each rank's losses; in state */
+    double *host_squares; /* as many */
     float *total; /* the last step's gradient: the sum over all slots, the same on all ranks */
     float *host[LEARNER_ARRAYS]; /* weights, m, v for the host: copies, or the device's own */
     void *host_room;             /* of the copies; owned */
     struct adamw_segment *segment;
     int64_t encoder_end; /* floats: all behind is complete once the decoder is */
     double sum_seconds;  /* of zeroing and merging on the device, as objective_times */
-    enum status ready;   /* the first failure of grad_sync_ready, which is told by callbacks */
+    enum status ready;   /* the first failure of what callbacks said is ready */
     bool graph;          /* steps are recorded */
-    const struct loader_slot *const *slot;    /* (slots) of the prepared step */
-    int64_t update;                           /* number of the prepared step's update */
-    struct plan_range stack[PLAN_BLOCKS_MAX]; /* of the step being queued: what each level sums */
-    int depth;
-    int64_t step, masks; /* of its slots */
+    const struct loader_slot *const *slot; /* the rank's own of the prepared step */
+    int64_t update, masks;                 /* of it: the number of its update, masks on all ranks */
+    int64_t step;                          /* being queued */
 };
 
-/* Local. E_CONFIG when the configuration demands a step that this device cannot make on so many ranks; create asks it too. */
+/* Local. Whether so many ranks sum their gradients on such devices; else on their hosts. */
+bool learner_sums_on_devices(const struct config *c, const struct ops *ops, int n_ranks);
+
+/* Local. E_CONFIG when the configuration demands a step that this device cannot make on so many ranks, or in that way; create
+ * asks it too. */
 enum status learner_check(const struct config *c, const struct ops *ops, int n_ranks) MUST_CHECK;
 
 /* Collective. Weights and moments are zero. Keeps c. */
@@ -61,16 +65,18 @@ enum status learner_to_host(struct learner *l, int64_t begin, int64_t end) MUST_
 enum status learner_from_host(struct learner *l) MUST_CHECK;
 
 /* Local; a step that is not recorded, where sync is NULL: queued slot by slot, all of it in order, none waited for. What add was
- * given is copied. It ends with update t (from 1) if there are masks, at the learning rate of its slots' step. */
+ * given is copied. It ends with update t (from 1) if there are masks, on all ranks together, at the learning rate of its slots'
+ * step. All ranks queue the same steps. */
 enum status learner_begin(struct learner *l) MUST_CHECK;
 enum status learner_add(struct learner *l, const struct loader_slot *slot) MUST_CHECK;
-enum status learner_end(struct learner *l, int64_t t) MUST_CHECK;
+enum status learner_end(struct learner *l, int64_t t, int64_t masks) MUST_CHECK;
 
 /* Local; a recorded step, where graph is set. prepare: the step of these slots, all of it in order, is the next to launch, with the
- * learning rate of its step and, if there are masks, as update t (from 1); while the step before may still run. It takes the place
- * of one that was not launched. List and slots must stay until launch. launch: the step is queued. */
-enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot,
-                            int64_t t) MUST_CHECK;
+ * learning rate of its step and, if there are masks on any rank, as update t (from 1); while the step before may still run. It takes
+ * the place of one that was not launched. List and slots must stay until launch. launch: the step is queued. All ranks prepare and
+ * launch the same steps. */
+enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t,
+                            int64_t masks) MUST_CHECK;
 enum status learner_launch(struct learner *l) MUST_CHECK;
 
 /* Local; no step may be prepared. For timings of parts, which wait in between: off; on: as run.graph says. */
@@ -79,7 +85,7 @@ void learner_use_graph(struct learner *l, bool on);
 /* Local, in a rank's last slot sending what is complete. The gradient of the rank's next slot. */
 enum status learner_slot(struct learner *l, const struct loader_slot *slot) MUST_CHECK;
 
-/* Local. The losses of the last slot, or of each slot of the last step that was launched; waits for the device. Before the next
+/* Local. The losses of the last slot, or of each of the rank's slots of the last step that was launched; waits for the device. Before the next
  * launch. */
 enum status learner_losses(struct learner *l, struct objective_losses *losses) MUST_CHECK;
 

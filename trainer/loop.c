@@ -95,8 +95,9 @@ static enum status run_on_device(struct loop *l)
 {
     const bool more = l->at.step + 1 < l->c->train_steps && !last_of_process(l);
 
+    l->exposed_seconds = l->comm->n_ranks > 1 ? NAN : 0; /* the host sees nothing of it */
     TRY(batch_run(&l->batch, l->at.step, l->at.updates + 1, more));
-    return batch_wait(&l->batch, l->at.step, l->losses, &l->grad_norm);
+    return batch_wait(&l->batch, l->at.step, l->losses + l->learner.slots.begin, &l->grad_norm);
 }
 
 static bool due(int64_t step, int64_t every)

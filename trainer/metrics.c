@@ -58,7 +58,7 @@ static void add_number(struct line *l, const char *key, double v)
         if (strtod(text, NULL) == v) break;
     }
     add(l, "%s\"%s\":%s", l->n ? "," : "{", key, text);
-    if (!isfinite(v))
+    if (!isfinite(v) && strncmp(key, "time/", 5) != 0)
         snprintf(l->nonfinite + used, sizeof l->nonfinite - used, "%s\"%s\"", used ? "," : "", key);
 }
 

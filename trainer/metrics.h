@@ -3,7 +3,7 @@
  *
  * Keys under time/ and perf/ measure time; all others are the same on every run of the same
  * configuration, on any number of ranks and restarts: a resumed run cuts the file back to the step
- * it restored. NaN and infinities are null, and named under "nonfinite". */
+ * it restored. NaN and infinities are null, and named under "nonfinite", but for a time that is not known. */
 #ifndef TRAINER_METRICS_H
 #define TRAINER_METRICS_H
 

@@ -32,6 +32,14 @@ static void *room(int64_t bytes)
     return p;
 }
 
+static int64_t masks_of(const struct loader_slot *const *slot, int64_t n)
+{
+    int64_t masks = 0;
+
+    for (int64_t i = 0; i < n; i++) masks += slot[i]->n_masks;
+    return masks;
+}
+
 /* The last slot with more runs than there is room for, most of which belong to no mask. */
 static void make_room(struct learner *l, const struct bench_slots *slots)
 {
@@ -45,7 +53,7 @@ static void make_room(struct learner *l, const struct bench_slots *slots)
     last.runs = runs;
     last.n_runs = LENGTH;
     for (int64_t i = 0; i < slots->n; i++) list[i] = i + 1 < slots->n ? slots->slot + i : &last;
-    CHECK(learner_prepare(l, list, 1) == OK && learner_launch(l) == OK);
+    CHECK(learner_prepare(l, list, 1, masks_of(list, slots->n)) == OK && learner_launch(l) == OK);
     CHECK(learner_norm(l, &norm) == OK && norm > 0 && isfinite(norm));
     free(runs);
 }
@@ -69,7 +77,12 @@ static void queue(struct learner *l, const struct loader_slot *const *slot, int6
         CHECK(learner_add(l, &copy) == OK);
         copy = (struct loader_slot){ 0 };
     }
-    CHECK(learner_end(l, t) == OK);
+    CHECK(learner_end(l, t, masks_of(slot, n)) == OK);
+}
+
+static void prepare(struct learner *l, const struct loader_slot *const *slot, int64_t n, int64_t t)
+{
+    CHECK(learner_prepare(l, slot, t, masks_of(slot, n)) == OK);
 }
 
 static void run(struct learner *l, const struct bench_slots *slots, bool graph, struct run *r)
@@ -92,15 +105,15 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
     CHECK(l->graph == graph);
     emu_trace(true);
     if (graph)
-        CHECK(learner_prepare(l, list[0], 7) == OK); /* replaced: it would be another update */
+        CHECK(learner_prepare(l, list[0], 7, 1) == OK); /* replaced: it would be another update */
     for (int i = 0; i < STEPS; i++) {
         if (graph) {
-            if (i == 0) CHECK(learner_prepare(l, list[i], i + 1) == OK);
+            if (i == 0) prepare(l, list[i], slots->n, i + 1);
             CHECK(learner_launch(l) == OK);
         } else {
             queue(l, list[i], slots->n, i + 1);
         }
-        if (graph && i + 1 < STEPS) CHECK(learner_prepare(l, list[i + 1], i + 2) == OK);
+        if (graph && i + 1 < STEPS) prepare(l, list[i + 1], slots->n, i + 2);
         CHECK(learner_losses(l, r->losses[i]) == OK && learner_norm(l, r->norm + i) == OK);
     }
     emu_trace(false);

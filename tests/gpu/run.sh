@@ -7,6 +7,7 @@
 #   golden     the whole model against the reference implementation, in f32 and in bf16
 #   train      losses and gradient norms as on the CPU, a stop and a resume to the same bits, scores as on the CPU, steps that must
 #              change nothing, and the same bits with graphs and without
+#   exchange   several ranks, a GPU each, exchange their gradients by NCCL: the same bits as one rank; needs two GPUs and MPI
 #   sanitize   compute-sanitizer over the tests of the ops, where it is installed
 #   bench      steps of vit_b, vit_l and vit_h with all masks and rounds, by phase and op, beside limits measured in the same run;
 #              text and JSON in $OUT
@@ -96,6 +97,10 @@ train() {
     ACCELERATOR=cuda tests/e2e/graph.sh "$build/samforge" "$build/tests/same_state" "$build/samforge"
 }
 
+exchange() {
+    ACCELERATOR=cuda tests/e2e/exchange.sh "$build/samforge" "$build/tests/same_state" "$build/samforge"
+}
+
 sanitize() {
     sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer) || {
         echo "skipped: no compute-sanitizer here"
@@ -141,7 +146,7 @@ beside() {
 
 stage build build_all
 [ -z "$failed" ] || exit 1
-for name in ${*:-conform ops golden train sanitize bench beside}; do
+for name in ${*:-conform ops golden train exchange sanitize bench beside}; do
     case $name in
     conform | ops | golden | train | sanitize | bench | beside) stage "$name" "$name" ;;
     *)
