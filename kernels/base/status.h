@@ -40,6 +40,14 @@ int status_exit_code(enum status s);
 enum status status_fail(enum status s, const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* From now on this thread's failures are not logged: the first is kept in text, as the line would have read. For work done ahead,
+ * whose failure may never matter: who comes to need it releases the text. NULL: they are logged again. */
+enum { STATUS_TEXT = 1024 };
+void status_hold(char text[STATUS_TEXT]);
+
+/* What was kept is said, once: logged, or kept by this thread's own hold. */
+void status_release(char text[STATUS_TEXT]);
+
 #define FAIL(s, ...) return status_fail((s), __FILE__, __LINE__, __VA_ARGS__)
 
 #define TRY(call)                                                                                  \
