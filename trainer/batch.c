@@ -45,6 +45,9 @@ enum status batch_create(struct batch *b, const struct batch_options *o)
 void batch_destroy(struct batch *b)
 {
     if (!b) return;
+    if (b->next_why[0])
+        log_warn("the step behind the last was prepared, and not needed; it failed: %s",
+                 b->next_why);
     loader_destroy(b->loader);
     free(b->slot);
     *b = (struct batch){ 0 };
@@ -106,13 +109,19 @@ static enum status launch(struct batch *b, int64_t step, int64_t t, bool more)
 {
     int64_t n_masks = 0;
 
-    TRY(b->next_failed);
+    if (b->next_failed != OK) {
+        status_release(b->next_why);
+        return b->next_failed;
+    }
     if (b->n_held == 0 || b->learner->update != t) TRY(prepare(b, step, t));
     watchdog_feed("forward and backward", step, batch_limit_ms(b));
     TRY(learner_launch(b->learner));
     for (int64_t i = 0; i < b->n_held; i++) n_masks += b->slot[i]->n_masks;
     batch_done(b);
-    if (more) b->next_failed = prepare(b, step + 1, t + (n_masks > 0));
+    if (!more) return OK;
+    status_hold(b->next_why); /* the run may be asked to stop before it */
+    b->next_failed = prepare(b, step + 1, t + (n_masks > 0));
+    status_hold(NULL);
     return OK;
 }
 

@@ -25,10 +25,11 @@ struct batch {
     int64_t timeout_ms, image_limit_ms;
     const struct loader_slot **slot; /* (batch): n_held of the prepared step, or one at hand */
     int64_t n, n_held;
-    int64_t wait_ns;         /* for data, in all */
-    int64_t began_ns;        /* the step that runs */
-    int64_t longest_ns;      /* of steps with masks, from their begin to the end of the wait */
-    enum status next_failed; /* preparing the step behind the one that runs */
+    int64_t wait_ns;            /* for data, in all */
+    int64_t began_ns;           /* the step that runs */
+    int64_t longest_ns;         /* of steps with masks, from their begin to the end of the wait */
+    enum status next_failed;    /* preparing the step behind the one that runs … */
+    char next_why[STATUS_TEXT]; /* … and why, until it is said */
 };
 
 /* Local. */
