@@ -25,6 +25,64 @@ id_of() { sed -n 's/.*"id": "\([^"]*\)".*/\1/p' "$stage/$1/run.json"; }
 goes_on 0 whole
 goes_on 85 begun --stop-after 5
 
+say "run.json is damaged, empty, or gone: the checkpoints know the run"
+for how in damaged empty gone; do
+    copy run
+    case $how in
+    damaged) echo '{"id": "20' >"$stage/run/run.json" ;;
+    empty) : >"$stage/run/run.json" ;;
+    gone) rm "$stage/run/run.json" ;;
+    esac
+    goes_on 0 run
+    says "run.json is $([ $how = gone ] && echo missing || echo damaged): made anew for run $(id_of begun)" "resumed at step 5"
+    lines 0 "error: "
+    [ "$(id_of run)" = "$(id_of begun)" ] || die "the run has become $(id_of run)"
+    same_runs whole run
+    goes_on 0 run
+    lines 0 "warn: "
+done
+
+say "and checkpoints of two runs know none"
+goes_on 85 other --stop-after 3
+copy run
+cp -r "$stage/other/checkpoints/step-00000003" "$stage/run/checkpoints"
+rm "$stage/run/run.json"
+goes_on 4 run
+says "not of one run" "step-00000003" "move out what does not belong"
+[ ! -e "$stage/run/run.json" ] || die "a refused start has named the run"
+rm -rf "$stage/run/checkpoints/step-00000003"
+goes_on 0 run
+same_runs whole run
+
+say "nor do damaged ones"
+copy run
+: >"$stage/run/run.json"
+for step in 4 5; do damage "$stage/run/checkpoints/step-0000000$step/manifest.json"; done
+goes_on 4 run
+says "none of 2 checkpoints has a manifest" "--fresh"
+cp "$stage/begun/checkpoints/step-00000004/manifest.json" "$stage/run/checkpoints/step-00000004"
+goes_on 0 run
+says "resumed at step 4"
+
+say "--fresh asks nothing of run.json"
+for how in damaged gone; do
+    copy run
+    echo '{' >"$stage/run/run.json"
+    [ $how = damaged ] || rm "$stage/run/run.json"
+    goes_on 0 run --fresh
+    same_runs whole run
+    [ -e "$stage"/run/old-*/checkpoints/step-00000005 ] || die "the run that was there was not set aside"
+done
+
+say "run.json of another run: removing it, as the message says, is a cure"
+copy run
+cp "$stage/other/run.json" "$stage/run"
+goes_on 4 run
+says "copied from elsewhere; if run.json is what was copied, remove that"
+rm "$stage/run/run.json"
+goes_on 0 run
+same_runs whole run
+
 say "the newest manifest is damaged"
 copy run
 damage "$stage/run/checkpoints/step-00000005/manifest.json"
@@ -47,4 +105,20 @@ goes_on 0 run
 says "resumed at step 4" "steps 5 to 5 are lost, and made again"
 same_runs whole run
 
+say "the checkpoints are gone"
+copy run
+rm -r "$stage/run/checkpoints"
+cp -r "$stage/run" "$stage/before"
+goes_on 4 run
+says "has saved checkpoints" "status.json" "restore" "--fresh"
+for file in run.json metrics.jsonl status.json; do
+    cmp -s "$stage/run/$file" "$stage/before/$file" || die "a refused start has changed $file"
+done
+cp -r "$stage/begun/checkpoints" "$stage/run"
+goes_on 0 run
+same_runs whole run
+copy run
+rm -r "$stage/run/checkpoints"
+goes_on 0 run --fresh
+same_runs whole run
 echo "passed"
