@@ -92,31 +92,63 @@ static int64_t step_of(const char *line)
     return *end == ',' || *end == '}' ? step : -1;
 }
 
+/* What cut_back has read. */
+struct scan {
+    int64_t keep, n_cut;   /* bytes in front of the cut; lines behind it */
+    int64_t n_steps, last; /* in front: steps that have a line, and the last of them */
+    int64_t furthest;      /* step of any line */
+};
+
+static void scan_line(struct scan *s, const char *line, int64_t n, int64_t restored)
+{
+    const int64_t step = step_of(line);
+
+    if (step > s->furthest) s->furthest = step;
+    if (s->n_cut || line[n - 1] != '\n' || step < 0 || step > restored) {
+        s->n_cut++;
+        return;
+    }
+    s->keep += n;
+    if (step > s->last) { /* an evaluation's line is of the step before it */
+        s->last = step;
+        s->n_steps++;
+    }
+}
+
+static void say_scan(const struct metrics *m, const struct scan *s, int64_t restored)
+{
+    if (s->n_steps < restored)
+        log_warn("%s has lines for %" PRId64 " of the %" PRId64 " steps that the run has made, the "
+                 "last for step %" PRId64 "; the run goes on, and the others stay missing",
+                 m->path, s->n_steps, restored, s->last);
+    if (s->n_cut == 0) return;
+    if (restored == 0 && s->furthest > 0)
+        log_warn("this run had come to step %" PRId64 " without saving behind step 0, where it "
+                 "begins again; a smaller checkpoint.every loses less",
+                 s->furthest);
+    log_info("%s: %" PRId64 " lines behind step %" PRId64 " are dropped", m->path, s->n_cut,
+             restored);
+}
+
 /* Cuts the file before the first line that is of a later step, torn, or none of ours. */
 static enum status cut_back(struct metrics *m, int64_t restored)
 {
     FILE *f = fopen(m->path, "r");
+    struct scan scan = { 0 };
     char *line = NULL;
     size_t room = 0;
-    int64_t keep = 0, n_cut = 0;
+    bool is_bad;
     ssize_t n;
 
     if (!f) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
-    while ((n = getline(&line, &room, f)) > 0) {
-        const int64_t step = step_of(line);
-
-        if (n_cut || line[n - 1] != '\n' || step < 0 || step > restored)
-            n_cut++;
-        else
-            keep += n;
-    }
+    while ((n = getline(&line, &room, f)) > 0) scan_line(&scan, line, n, restored);
     free(line);
-    if (ferror(f)) n_cut = -1;
+    is_bad = ferror(f) != 0;
     fclose(f);
-    if (n_cut < 0) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
-    if (n_cut == 0) return OK;
-    log_info("%s: %" PRId64 " lines behind step %" PRId64 " are dropped", m->path, n_cut, restored);
-    if (ftruncate(m->fd, keep) != 0) FAIL(E_IO, "cutting %s: %s", m->path, strerror(errno));
+    if (is_bad) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
+    say_scan(m, &scan, restored);
+    if (scan.n_cut > 0 && ftruncate(m->fd, scan.keep) != 0)
+        FAIL(E_IO, "cutting %s: %s", m->path, strerror(errno));
     return OK;
 }
 

@@ -44,8 +44,8 @@ struct metrics_row {
 struct metrics;
 struct eval_scores;
 
-/* Opens RUN/metrics.jsonl and drops what lies behind step `restored` (0: all). `steps`: of the
- * whole run. */
+/* Opens RUN/metrics.jsonl and drops what lies behind step `restored` (0: all). Warns of steps up to there that have no line, and
+ * of a run that begins again without a checkpoint. `steps`: of the whole run. */
 enum status metrics_open(struct metrics **m, const char *run_folder, int64_t restored,
                          int64_t steps) MUST_CHECK;
 void metrics_close(struct metrics *m); /* accepts NULL */

@@ -121,4 +121,24 @@ copy run
 rm -r "$stage/run/checkpoints"
 goes_on 0 run --fresh
 same_runs whole run
+say "and so is what says that there were some"
+copy run
+rm -r "$stage/run/checkpoints" "$stage/run/status.json"
+goes_on 0 run
+says "warn: this run had come to step 5 without saving behind step 0, where it begins again"
+same_runs whole run
+
+say "metrics are cut"
+for torn in no yes; do
+    copy run
+    sed -i 4,5d "$stage/run/metrics.jsonl"
+    [ $torn = no ] || printf '{"step":4,"train/lo' >>"$stage/run/metrics.jsonl"
+    goes_on 0 run
+    lines 1 "warn: .*metrics.jsonl has lines for 3 of the 5 steps"
+done
+copy run
+printf '{"step":6,"train/lo' >>"$stage/run/metrics.jsonl" # of a kill; nothing is missing
+goes_on 0 run
+lines 0 "warn: "
+same_runs whole run
 echo "passed"
