@@ -269,9 +269,8 @@ static int wait_for_end(struct launch *l)
 
 static bool is_final(int code)
 {
-    static const enum status final[] = {
-        OK, E_USAGE, E_NO_DEVICE, E_CORRUPT, E_DIVERGED, E_STOPPED
-    };
+    static const enum status final[] = { OK,         E_USAGE,  E_NO_DEVICE, E_CORRUPT,
+                                         E_DIVERGED, E_BUDGET, E_STOPPED };
 
     for (size_t i = 0; i < sizeof final / sizeof *final; i++)
         if (code == status_exit_code(final[i])) return true;

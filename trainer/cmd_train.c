@@ -38,7 +38,7 @@ enum status cmd_train(int argc, char **argv)
         .notes = "USR1 or TERM: checkpoint at the next step's end, then exit 85; the same command "
                  "goes on from there.\n"
                  "Exit codes: 0 done, 2 configuration, 4 data or checkpoint corrupt, 5 diverged, "
-                 "85 stopped and resumable.",
+                 "6 budget spent, 85 stopped and resumable.",
         .rows = rows,
         .min_arguments = 0,
         .max_arguments = -1,

@@ -303,19 +303,30 @@ static enum status step(struct loop *l)
     return OK;
 }
 
+/* Said when the run stops for it, and again by every start that does not fit any more: never E_STOPPED, which asks to be started
+ * again. */
+static enum status budget_spent(const struct loop *l)
+{
+    FAIL(E_BUDGET,
+         "%.4g of %g rank-hours at step %lld of %lld, and what comes next would exceed them; the "
+         "same command with a higher run.budget_hours goes on from there",
+         (double)ledger_spent_ns(l->ledger) / 3.6e12, l->c->run_budget_hours, (long long)l->at.step,
+         (long long)l->c->train_steps);
+}
+
 static enum status run(struct loop *l)
 {
     while (l->at.step < l->c->train_steps) {
         TRY(step(l));
         if (l->agreed[AGREE_STOP] == STOP_NONE || l->at.step >= l->c->train_steps) continue;
         TRY(save(l));
+        if (l->agreed[AGREE_STOP] == STOP_BUDGET) {
+            TRY(report_state(l, RUN_SPENT));
+            return l->ledger ? budget_spent(l) : E_BUDGET;
+        }
         TRY(report_state(l, RUN_STOPPED));
-        log_root("%s at step %lld; %s",
-                 l->agreed[AGREE_STOP] == STOP_BUDGET ? "out of budget" : "stopped as asked",
-                 (long long)l->at.step,
-                 l->agreed[AGREE_STOP] == STOP_BUDGET
-                     ? "the same command with a higher run.budget_hours goes on from there"
-                     : "the same command goes on from there");
+        log_root("stopped as asked at step %lld; the same command goes on from there",
+                 (long long)l->at.step);
         return E_STOPPED;
     }
     TRY(save(l));
@@ -433,10 +444,14 @@ static enum status open_ledger(struct loop *l)
     };
 
     if (l->comm->rank != 0) return OK;
-    TRY(ledger_open(&l->ledger, &o));
-    if (ledger_fits(l->ledger, 0, 0)) return OK;
-    FAIL(E_CONFIG, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
-         l->c->run_budget_hours);
+    return ledger_open(&l->ledger, &o);
+}
+
+/* A finished run needs none. */
+static enum status check_budget(struct loop *l)
+{
+    if (!l->ledger || l->at.step >= l->c->train_steps || ledger_fits_start(l->ledger)) return OK;
+    return budget_spent(l);
 }
 
 static enum status open_metrics(struct loop *l)
@@ -490,6 +505,7 @@ static enum status create(struct loop *l)
     TRY(create_learner(l));
     l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
+    TRY(agree_worst(l->comm, check_budget(l)));
     TRY(agree_worst(l->comm, open_metrics(l)));
     if (l->first.aside) TRY(save(l));
     TRY(create_batch(l));
@@ -531,7 +547,7 @@ static void say_what(const struct loop *l)
 /* Decided by all ranks alike: all end in order. Any other failure may be one rank's own. */
 static bool is_shared(enum status s)
 {
-    return s == OK || s == E_STOPPED || s == E_DIVERGED;
+    return s == OK || s == E_STOPPED || s == E_DIVERGED || s == E_BUDGET;
 }
 
 enum status loop_run(const struct loop_options *o)
@@ -550,7 +566,7 @@ enum status loop_run(const struct loop_options *o)
         s = run(&l);
     }
     /* a start that was refused leaves the status of the run that is there */
-    if (s != OK && s != E_STOPPED && l.metrics)
+    if (s != OK && s != E_STOPPED && s != E_BUDGET && l.metrics)
         KEEP_FIRST(s, run_folder_status(l.folder, s == E_DIVERGED ? RUN_DIVERGED : RUN_FAILED, NULL,
                                         l.saved_step));
     if (!is_shared(s) && o->comm->n_ranks > 1) {

@@ -25,6 +25,7 @@ extern "C" {
     X(E_NO_DEVICE, "device or dependency not available", 3)                                        \
     X(E_CORRUPT, "data or checkpoint corrupt", 4)                                                  \
     X(E_DIVERGED, "training diverged", 5)                                                          \
+    X(E_BUDGET, "budget spent", 6)                                                                 \
     X(E_STOPPED, "stopped on request; resumable", 85)
 
 #define STATUS_ENUM(name, text, exit_code) name,

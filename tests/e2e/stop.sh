@@ -44,4 +44,27 @@ rc=0
 # shellcheck disable=SC2086
 train after 1 $settings
 same_runs whole after
+say "a spent budget is no stop that asks to be started again"
+# spends CODE [argument…]: on a second of one rank, far less than the steps take
+spends() {
+    code=$1
+    shift
+    ends "$code" spends "$samforge" launch -n 1 train "$config" data.train="$stage/train" run.folder="$stage/spent" \
+        optim.milestones=[40] checkpoint.every=0 run.budget_hours=0.00028 "$@"
+}
+step_of() { sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$stage/spent/status.json"; }
+spends 6 train.steps=1000000
+says "budget spent: .* rank-hours at step" "a higher run.budget_hours goes on from there"
+! grep -q "starting it again" "$log" || die "launch has started it again"
+grep -q '"state": "out of budget"' "$stage/spent/status.json" || die "status.json: $(cat "$stage/spent/status.json")"
+made=$(step_of)
+for again in 1 2; do
+    spends 6 train.steps=1000000
+    says "budget spent: .* rank-hours at step" "a higher run.budget_hours goes on from there"
+    [ "$(step_of)" -le $((made + again)) ] || die "a spent budget has paid for steps $made to $(step_of)"
+done
+spends 85 train.steps=1000000 run.budget_hours=1 --stop-after 1
+made=$(step_of)
+spends 0 train.steps="$made"
+says "nothing to do"
 echo "passed"
