@@ -18,6 +18,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/cost.h"
 #include "trainer/device.h"
+#include "trainer/divergence.h"
 #include "trainer/eval.h"
 #include "trainer/first_weights.h"
 #include "trainer/metrics.h"
@@ -25,6 +26,8 @@
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
 #include "trainer/weights.h"
+
+_Static_assert((int)METRICS_RECENT >= (int)DIVERGENCE_STEPS, "a restart must know what it judges");
 
 /* What the ranks agree on at the end of every step: integers, the greatest wins. */
 enum request { STOP_NONE, STOP_ASKED, STOP_BUDGET };
@@ -52,6 +55,7 @@ struct loop {
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
     struct checkpoint_counters at;
+    struct divergence divergence; /* the same on every rank */
     struct cost cost;
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
@@ -180,6 +184,16 @@ static enum status update(struct loop *l)
     return OK;
 }
 
+/* Every rank holds the same losses, and learned the same of those before a restart: all decide alike, before the step is counted
+ * or saved. */
+static enum status judge(struct loop *l)
+{
+    const double loss = total_loss(l) / (double)l->sum.n_masks;
+
+    if (l->sum.n_masks == 0 || !isfinite(loss)) return OK;
+    return divergence_judge(&l->divergence, l->at.step + 1, loss, l->saved_step);
+}
+
 /* ---- checkpoints ---------------------------------------------------------------------------- */
 static void state_of(struct loop *l, struct checkpoint_state *k)
 {
@@ -290,6 +304,7 @@ static enum status step(struct loop *l)
     l->waited_ns = l->batch.wait_ns;
     TRY(l->learner.sync ? add_gradients(l) : run_on_device(l));
     TRY(agree(l));
+    TRY(judge(l));
     TRY(update(l));
     l->at.step++;
     l->own_steps++;
@@ -298,7 +313,9 @@ static enum status step(struct loop *l)
     TRY(report(l));
     /* scores first: what a kill behind the save could lose would never be scored again */
     if (due(l->at.step, l->c->eval_every) || l->at.step == l->c->train_steps) TRY(evaluate(l));
-    if (due(l->at.step, l->c->checkpoint_every)) TRY(save(l));
+    /* what blows up is not saved before it has settled: the good checkpoints would be retired for it */
+    if (due(l->at.step, l->c->checkpoint_every) && divergence_count(&l->divergence) == 0)
+        TRY(save(l));
     if (l->ledger) TRY(ledger_note(l->ledger, l->at.step, 0));
     return OK;
 }
@@ -467,6 +484,17 @@ static enum status open_metrics(struct loop *l)
     return run_folder_status(l->folder, RUN_RUNNING, &begun, l->saved_step);
 }
 
+/* The losses before a restart, as the metrics have them to the last digit. */
+static enum status learn_divergence(struct loop *l)
+{
+    double loss[METRICS_RECENT];
+    const int n = l->metrics ? metrics_recent(l->metrics, loss) : 0;
+
+    l->divergence = divergence_of(l->c);
+    for (int i = 0; i < n; i++) divergence_add(&l->divergence, loss[i]);
+    return l->comm->ops->broadcast(l->comm, &l->divergence, sizeof l->divergence, 0);
+}
+
 static enum status dump_config(struct loop *l)
 {
     size_t n;
@@ -507,6 +535,7 @@ static enum status create(struct loop *l)
     TRY(begin_or_resume(l));
     TRY(agree_worst(l->comm, check_budget(l)));
     TRY(agree_worst(l->comm, open_metrics(l)));
+    TRY(learn_divergence(l));
     if (l->first.aside) TRY(save(l));
     TRY(create_batch(l));
     return create_eval(l);

@@ -21,7 +21,9 @@ struct metrics {
     char path[DURABLE_PATH];
     int fd;
     int64_t steps, first; /* first: the first step of this process, always shown; −1: not yet */
-    bool live;            /* stderr is a terminal that understands \r */
+    double recent[METRICS_RECENT]; /* loss n in n mod METRICS_RECENT */
+    int64_t n_recent;
+    bool live; /* stderr is a terminal that understands \r */
 };
 
 /* A line being built; what does not fit is a programmer's mistake that shows as a cut line. */
@@ -99,7 +101,37 @@ struct scan {
     int64_t furthest;      /* step of any line */
 };
 
-static void scan_line(struct scan *s, const char *line, int64_t n, int64_t restored)
+/* What metrics_step has written behind the key, or NaN. */
+static double number_of(const char *line, const char *key)
+{
+    const char *at = strstr(line, key);
+    double x = NAN;
+    char *end;
+
+    if (!at) return NAN;
+    at += strlen(key);
+    x = strtod(at, &end);
+    return end > at ? x : NAN; /* null */
+}
+
+static void remember(struct metrics *m, const char *line)
+{
+    const double loss = number_of(line, "\"train/loss/total\":");
+
+    if (isfinite(loss) && number_of(line, "\"train/masks\":") > 0)
+        m->recent[m->n_recent++ % METRICS_RECENT] = loss;
+}
+
+int metrics_recent(const struct metrics *m, double loss[METRICS_RECENT])
+{
+    const int n = m->n_recent < METRICS_RECENT ? (int)m->n_recent : METRICS_RECENT;
+
+    for (int i = 0; i < n; i++) loss[i] = m->recent[(m->n_recent - n + i) % METRICS_RECENT];
+    return n;
+}
+
+static void scan_line(struct metrics *m, struct scan *s, const char *line, int64_t n,
+                      int64_t restored)
 {
     const int64_t step = step_of(line);
 
@@ -109,6 +141,7 @@ static void scan_line(struct scan *s, const char *line, int64_t n, int64_t resto
         return;
     }
     s->keep += n;
+    remember(m, line);
     if (step > s->last) { /* an evaluation's line is of the step before it */
         s->last = step;
         s->n_steps++;
@@ -141,7 +174,7 @@ static enum status cut_back(struct metrics *m, int64_t restored)
     ssize_t n;
 
     if (!f) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
-    while ((n = getline(&line, &room, f)) > 0) scan_line(&scan, line, n, restored);
+    while ((n = getline(&line, &room, f)) > 0) scan_line(m, &scan, line, n, restored);
     free(line);
     is_bad = ferror(f) != 0;
     fclose(f);

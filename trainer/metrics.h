@@ -50,6 +50,11 @@ enum status metrics_open(struct metrics **m, const char *run_folder, int64_t res
                          int64_t steps) MUST_CHECK;
 void metrics_close(struct metrics *m); /* accepts NULL */
 
+/* The losses of the last steps before the one restored, of those that have masks and a finite one: the oldest first, the same doubles
+ * that were written. Returns how many there are. */
+enum { METRICS_RECENT = 20 };
+int metrics_recent(const struct metrics *m, double loss[METRICS_RECENT]);
+
 /* One line in the file; for people a progress line on a terminal, a log line every tenth step
  * elsewhere. */
 enum status metrics_step(struct metrics *m, const struct metrics_row *row) MUST_CHECK;

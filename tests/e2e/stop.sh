@@ -67,4 +67,25 @@ spends 85 train.steps=1000000 run.budget_hours=1 --stop-after 1
 made=$(step_of)
 spends 0 train.steps="$made"
 says "nothing to do"
+say "losses that blow up, though finite"
+# blows CODE NAME RANKS [argument…]
+blows() {
+    code=$1 name=$2 ranks=$3
+    shift 3
+    ends "$code" "$name" "$samforge" launch -n "$ranks" train "$config" data.train="$stage/train" run.folder="$stage/$name" \
+        optim.milestones=[40] optim.lr=10 checkpoint.every=1 "$@"
+}
+blows 5 blown 1 train.steps=60
+says "warn: step 2: its loss" "training diverged: 11 of the last 20 steps" "last checkpoint: step 1," "--weights"
+grep -q '"state": "diverged"' "$stage/blown/status.json" || die "status.json: $(cat "$stage/blown/status.json")"
+[ ! -e "$stage/blown/checkpoints/step-00000002" ] || die "what blew up was saved"
+! grep -q nonfinite "$stage/blown/metrics.jsonl" || die "a loss is not finite, which is another test"
+blows 85 parts 2 train.steps=60 --stop-after 6
+blows 5 parts 1 train.steps=60 # what was before the stop is judged too
+says "last checkpoint: step 6,"
+metrics_of blown >"$stage/a.metrics"
+metrics_of parts >"$stage/b.metrics"
+cmp "$stage/a.metrics" "$stage/b.metrics" || die "a run that was stopped has diverged at another step"
+blows 0 short 1 train.steps=8 # too few to judge
+says "warn: step 2: its loss"
 echo "passed"

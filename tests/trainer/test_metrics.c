@@ -146,6 +146,36 @@ static void resuming_equals_not_stopping(void **state)
     json_decref(resumed);
 }
 
+/* Of 30 steps some have no masks and some no finite loss; restored at 27. */
+static void the_last_losses_are_read_back(void **state)
+{
+    double loss[METRICS_RECENT], want[30];
+    struct eval_scores scores = { .n_images = 4 };
+    struct metrics *m = NULL;
+    int n_want = 0;
+
+    (void)state;
+    for (int i = 0; i < EVAL_N_SCORES; i++) scores.mean[i] = 0.5;
+    assert_int_equal(metrics_open(&m, folder, 0, 100), OK);
+    assert_int_equal(metrics_recent(m, loss), 0);
+    for (int64_t step = 1; step <= 30; step++) {
+        struct metrics_row row = row_of(step);
+
+        if (step % 7 == 0) row.n_masks = 0;
+        if (step % 11 == 0) row.loss_total = NAN;
+        if (step <= 27 && step % 7 && step % 11) want[n_want++] = row.loss_total;
+        assert_int_equal(metrics_step(m, &row), OK);
+        if (step % 5 == 0) assert_int_equal(metrics_eval(m, step, &scores), OK);
+    }
+    metrics_close(m);
+    assert_int_equal(metrics_open(&m, folder, 27, 100), OK);
+    assert_int_equal(metrics_recent(m, loss), METRICS_RECENT);
+    metrics_close(m);
+    assert_true(n_want > METRICS_RECENT);
+    for (int i = 0; i < METRICS_RECENT; i++)
+        assert_true(loss[i] == want[n_want - METRICS_RECENT + i]);
+}
+
 static void evaluations_have_lines_too(void **state)
 {
     struct eval_scores scores = { .n_images = 4, .n_masks = 20 };
@@ -204,6 +234,7 @@ int main(void)
         cmocka_unit_test_setup(a_line_holds_the_row, begin),
         cmocka_unit_test_setup(non_finite_is_null_and_named, begin),
         cmocka_unit_test_setup(resuming_equals_not_stopping, begin),
+        cmocka_unit_test_setup(the_last_losses_are_read_back, begin),
         cmocka_unit_test_setup(evaluations_have_lines_too, begin),
         cmocka_unit_test(the_line_people_know),
     };
