@@ -146,6 +146,39 @@ static void resuming_equals_not_stopping(void **state)
     json_decref(resumed);
 }
 
+/* A line is damaged in the middle: it goes, and those behind it stay. */
+static void damage_costs_its_line_alone(void **state)
+{
+    const char *const damage[] = { "{\"stop\":4,", "{\"step\":400,", "{\"step\":1,", "\n\n" };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof damage / sizeof *damage; k++) {
+        char text[8192] = "", *at;
+        json_t *lines;
+        size_t n;
+        FILE *f;
+
+        write_steps(0, 8);
+        f = open_file("r+");
+        n = fread(text, 1, sizeof text - 1, f);
+        assert_true(n > 100 && n < sizeof text - 1);
+        at = strstr(text, "{\"step\":4,");
+        assert_non_null(at);
+        memcpy(at, damage[k], strlen(damage[k]));
+        rewind(f);
+        assert_int_equal(fwrite(text, 1, n, f), n);
+        fclose(f);
+        write_steps(7, 9);
+        lines = read_lines();
+        assert_int_equal(json_array_size(lines), 8);
+        for (int i = 0; i < 8; i++)
+            assert_int_equal(
+                json_integer_value(json_object_get(json_array_get(lines, (size_t)i), "step")),
+                i < 3 ? i + 1 : i + 2);
+        json_decref(lines);
+    }
+}
+
 /* Of 30 steps some have no masks and some no finite loss; restored at 27. */
 static void the_last_losses_are_read_back(void **state)
 {
@@ -234,6 +267,7 @@ int main(void)
         cmocka_unit_test_setup(a_line_holds_the_row, begin),
         cmocka_unit_test_setup(non_finite_is_null_and_named, begin),
         cmocka_unit_test_setup(resuming_equals_not_stopping, begin),
+        cmocka_unit_test_setup(damage_costs_its_line_alone, begin),
         cmocka_unit_test_setup(the_last_losses_are_read_back, begin),
         cmocka_unit_test_setup(evaluations_have_lines_too, begin),
         cmocka_unit_test(the_line_people_know),
