@@ -35,6 +35,7 @@ struct ledger {
     uint64_t hash; /* of the last line */
     struct line last;
     int64_t longest_ns; /* rank-nanoseconds between two lines of the last incarnation */
+    int64_t start_ns; /* the longest before a note in the last one that has notes, the same unit */
     int64_t earlier_ns; /* incarnations before the last line's, gaps included */
     int64_t opened_ns;  /* CLOCK_MONOTONIC */
 };
@@ -105,6 +106,7 @@ static int follows(struct ledger *l, const struct line *x)
             return 0;
         if (x->spent_ns - last->spent_ns > l->longest_ns)
             l->longest_ns = x->spent_ns - last->spent_ns;
+        if (x->kind == NOTE) l->start_ns = l->longest_ns;
     }
     return 1;
 }
@@ -308,4 +310,9 @@ int ledger_fits(const struct ledger *l, int64_t step_ns, int64_t save_ns)
     const int64_t more = times(add_time(step_ns, save_ns), l->last.n_ranks);
 
     return l->budget_ns == 0 || add_time(ledger_spent_ns(l), more) <= l->budget_ns;
+}
+
+int ledger_fits_start(const struct ledger *l)
+{
+    return l->budget_ns == 0 || add_time(ledger_spent_ns(l), l->start_ns) <= l->budget_ns;
 }

@@ -39,4 +39,8 @@ int64_t ledger_restarts(const struct ledger *l);
 /* Whether another step of step_ns wall time, and then a save of save_ns, still fit the budget. */
 int ledger_fits(const struct ledger *l, int64_t step_ns, int64_t save_ns);
 
+/* Whether a start does: what took longest between two lines of the last incarnation that noted a step, which is its set-up and first
+ * step, or a later step with what came between. True when there is no such, and any of the budget is left. */
+int ledger_fits_start(const struct ledger *l);
+
 #endif

@@ -14,6 +14,7 @@
 #include "kernels/base/arena.h"
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/log.h"
 
 enum { RUNS_FIRST = 1024, FRAME_MAX = 4096, AHEAD_MAX = 1 << 16, NAMED_MAX = 4, NAMES = 2048 };
 
@@ -25,6 +26,7 @@ struct slot {
     struct loader_slot out; /* first, so that a caller's pointer leads back here */
     enum slot_state state;  /* under the lock */
     enum status status;
+    char why[STATUS_TEXT];  /* of a failed one, until it is said */
     struct picture picture; /* pixels from the arena: (S,S,3) of room */
     int32_t n_rows;         /* of these, rows that may hold other than zeros */
     int32_t *mask_index, *runs;
@@ -63,7 +65,7 @@ struct loader {
     int n_started;
     pthread_mutex_t lock;
     pthread_cond_t freed, filled;
-    bool has_lock, stop;
+    bool has_lock, stop, failed;  /* failed: and the caller was told */
     int64_t next_claim, next_out; /* sequence numbers of this rank's slots */
     struct loader_stats stats;
     atomic_llong n_grown;
@@ -254,6 +256,7 @@ static void *work(void *arg)
         q = l->next_claim++;
         s->state = SLOT_FILLING;
         pthread_mutex_unlock(&l->lock);
+        status_hold(s->why); /* it may never be needed */
         s->status = fill_slot(w, s, q);
         pthread_mutex_lock(&l->lock);
         s->state = s->status == OK ? SLOT_READY : SLOT_FAILED;
@@ -394,6 +397,25 @@ enum status loader_create(struct loader **l, const struct loader_options *o)
     return OK;
 }
 
+/* What failed ahead of its need does not end the run that did not come to it, but will end the one that does. */
+static void warn_of_failed(const struct loader *l)
+{
+    const struct slot *first = NULL;
+    int64_t n = 0;
+
+    for (int64_t q = l->next_out; q < l->next_claim && !l->failed; q++) {
+        const struct slot *s = &l->slots[q % l->o.ahead];
+
+        if (s->state != SLOT_FAILED) continue;
+        if (!first) first = s;
+        n++;
+    }
+    if (first)
+        log_warn("of the slots that were read ahead, and not needed so far, %" PRId64
+                 " failed, the first of them in step %" PRId64 ": %s",
+                 n, first->out.step + 1, first->why);
+}
+
 void loader_destroy(struct loader *l)
 {
     if (!l) return;
@@ -408,6 +430,7 @@ void loader_destroy(struct loader *l)
         shard_buffer_destroy(&l->workers[i].buffer);
         picture_destroy(&l->workers[i].picture);
     }
+    if (l->slots) warn_of_failed(l);
     for (int64_t i = 0; l->slots && i < l->o.ahead; i++) free(l->slots[i].runs);
     if (l->has_lock) {
         pthread_cond_destroy(&l->freed);
@@ -466,7 +489,11 @@ static enum status next_locked(struct loader *l, struct slot *s, int64_t timeout
         name_workers(l, names);
         FAIL(E_TIMEOUT, "loader: no slot within %" PRId64 " ms: %s", timeout_ms, names);
     }
-    if (s->state == SLOT_FAILED) return s->status; /* its worker said why */
+    if (s->state == SLOT_FAILED) {
+        status_release(s->why);
+        l->failed = true;
+        return s->status;
+    }
     s->state = SLOT_HELD;
     l->next_out++;
     l->stats.queue_depth--;

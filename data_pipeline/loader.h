@@ -60,7 +60,8 @@ void loader_destroy(struct loader *l); /* stops and joins the threads; ends all 
 
 /* The rank's next slot, in order: step_first's slots ascending, then the next step's. Waits at most
  * timeout_ms (E_TIMEOUT names what the threads were doing). A record that fails verification is
- * E_CORRUPT, now and at every later call: never silently skipped. One caller at a time. */
+ * E_CORRUPT, now and at every later call: never silently skipped. What failed is said here, when the slot is needed; of a slot
+ * that was read ahead and never asked for, loader_destroy warns. One caller at a time. */
 enum status loader_next(struct loader *l, const struct loader_slot **slot,
                         int64_t timeout_ms) MUST_CHECK;
 

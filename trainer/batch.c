@@ -5,6 +5,7 @@
 #include "cluster/watchdog.h"
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/log.h"
 #include "trainer/agree.h"
 
 static enum status open_loader(struct batch *b, const struct batch_options *o)
@@ -32,11 +33,15 @@ static enum status open_loader(struct batch *b, const struct batch_options *o)
 
 enum status batch_create(struct batch *b, const struct batch_options *o)
 {
+    const struct learner *l = o->learner;
+    const int64_t all = l->config->train_batch, n_ranks = l->comm->n_ranks;
+
     *b = (struct batch){ .learner = o->learner,
                          .made_up = o->made_up,
                          .timeout_ms = o->timeout_ms,
                          .image_limit_ms = o->image_limit_ms,
-                         .n = o->learner->slots.end - o->learner->slots.begin };
+                         .n = l->slots.end - l->slots.begin,
+                         .n_most = (all + n_ranks - 1) / n_ranks };
     b->slot = calloc((size_t)b->n, sizeof *b->slot);
     if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)b->n);
     return o->set ? open_loader(b, o) : OK;
@@ -45,6 +50,9 @@ enum status batch_create(struct batch *b, const struct batch_options *o)
 void batch_destroy(struct batch *b)
 {
     if (!b) return;
+    if (b->next_why[0])
+        log_warn("the step behind the last was prepared, and not needed; it failed: %s",
+                 b->next_why);
     loader_destroy(b->loader);
     free(b->slot);
     *b = (struct batch){ 0 };
@@ -52,9 +60,7 @@ void batch_destroy(struct batch *b)
 
 int64_t batch_limit_ms(const struct batch *b)
 {
-    const int n_ranks = b->learner->comm->n_ranks; /* which wait for the one that has most */
-    const int64_t n = (b->learner->config->train_batch + n_ranks - 1) / n_ranks;
-    const int64_t all = n * b->image_limit_ms;
+    const int64_t all = b->n_most * b->image_limit_ms;
     const int64_t seen = b->image_limit_ms + 10 * (b->longest_ns / 1000000);
 
     return b->longest_ns > 0 && seen < all ? seen : all;
@@ -132,13 +138,19 @@ static enum status launch(struct batch *b, int64_t step, int64_t t, bool more)
 {
     bool counts;
 
-    TRY(b->next_failed);
+    if (b->next_failed != OK) {
+        status_release(b->next_why);
+        return b->next_failed;
+    }
     if (b->n_held == 0 || b->learner->update != t) TRY(prepare(b, step, t));
     watchdog_feed("forward and backward", step, batch_limit_ms(b));
     TRY(learner_launch(b->learner));
     counts = b->learner->masks > 0;
     batch_done(b);
-    if (more) b->next_failed = prepare(b, step + 1, t + counts);
+    if (!more) return OK;
+    status_hold(b->next_why); /* the run may be asked to stop before it */
+    b->next_failed = prepare(b, step + 1, t + counts);
+    status_hold(NULL);
     return OK;
 }
 

@@ -25,10 +25,12 @@ struct batch {
     int64_t timeout_ms, image_limit_ms;
     const struct loader_slot **slot; /* (n): n_held of the prepared step, or one at hand */
     int64_t n, n_held;               /* n: this rank's of a step */
+    int64_t n_most;                  /* of the rank that has most: the others wait for it */
     int64_t wait_ns;                 /* for data, in all */
     int64_t began_ns;                /* the step that runs */
-    int64_t longest_ns;      /* of steps with masks, from their begin to the end of the wait */
-    enum status next_failed; /* preparing the step behind the one that runs */
+    int64_t longest_ns;         /* of steps with masks, from their begin to the end of the wait */
+    enum status next_failed;    /* preparing the step behind the one that runs … */
+    char next_why[STATUS_TEXT]; /* … and why, until it is said */
 };
 
 /* Local. */
@@ -48,7 +50,7 @@ enum status batch_run(struct batch *b, int64_t step, int64_t t, bool more) MUST_
 enum status batch_wait(struct batch *b, int64_t step, struct objective_losses *losses,
                        double *norm) MUST_CHECK;
 
-/* A step on the device tells nothing of its progress. Until one has ended it may take as long as all its images one by one; then
+/* A step on the device tells nothing of its progress. Until one has ended it may take as long as all its images one by one, on the rank that has most; then
  * ten times the longest, and an image. */
 int64_t batch_limit_ms(const struct batch *b);
 

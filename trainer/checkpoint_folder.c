@@ -75,18 +75,27 @@ enum status checkpoint_folder_read(const char *path, char **text, int64_t *n)
 static void read_sequence(struct checkpoint_folder *f, bool quiet)
 {
     struct checkpoint_manifest m;
-    char path[DURABLE_PATH];
+    char path[DURABLE_PATH], why[STATUS_TEXT];
+    enum status s;
 
     f->sequence = -1;
     if (checkpoint_folder_path(path, "%s/manifest.json", f->path) != OK) return;
-    /* a folder without a manifest was never committed; nothing to say about it */
-    if (access(path, F_OK) != 0 && errno == ENOENT && quiet) return;
-    if (checkpoint_folder_read(path, &f->text, &f->bytes) != OK) return;
-    if (checkpoint_manifest_parse(&m, f->text, f->bytes, path) != OK) return;
+    status_hold(why);
+    s = checkpoint_folder_read(path, &f->text, &f->bytes);
+    if (s == OK) s = checkpoint_manifest_parse(&m, f->text, f->bytes, path);
+    status_hold(NULL);
+    if (s != OK) {
+        if (!quiet)
+            log_warn("%s is not used: restore its manifest.json from a copy, or remove the folder; "
+                     "%s",
+                     f->path, why);
+        return;
+    }
     f->sequence = m.sequence;
     if (m.counters.step != f->step) {
-        log_warn("%s was made at step %lld: renamed, and left out", f->path,
-                 (long long)m.counters.step);
+        if (!quiet)
+            log_warn("%s was made at step %lld: renamed, and left out; give it its name back",
+                     f->path, (long long)m.counters.step);
         f->sequence = -1;
     }
     checkpoint_manifest_destroy(&m);
@@ -198,7 +207,9 @@ void checkpoint_folder_retire(const char *run_folder, struct checkpoint_keep kee
     if (checkpoint_folders_list(&l, run_folder, true) != OK) return;
     for (int i = 0; i < l.n; i++) {
         const struct checkpoint_folder *f = &l.at[i];
-        const bool is_kept = i < keep.newest || i == 0 ||
+        /* a damaged manifest can be restored from a copy, as long as the rest is there */
+        const bool is_damaged = f->text && f->sequence < 0;
+        const bool is_kept = i < keep.newest || i == 0 || is_damaged ||
                              (keep.every > 0 && f->sequence >= 0 && f->step % keep.every == 0);
 
         if (!is_kept) retire_one(f->path);

@@ -20,8 +20,8 @@ struct checkpoint_folders {
     int n;
 };
 
-/* All of RUN/checkpoints; none when there is no such folder. `quiet`: no line for manifests that do
- * not parse. */
+/* All of RUN/checkpoints; none when there is no such folder. `quiet`: no line about those that are not used, since who loads one
+ * has said it. */
 enum status checkpoint_folders_list(struct checkpoint_folders *l, const char *run_folder,
                                     bool quiet) MUST_CHECK;
 void checkpoint_folders_destroy(struct checkpoint_folders *l);
@@ -41,7 +41,7 @@ enum status checkpoint_folder_commit(const char *run_folder, int64_t step) MUST_
 /* Points latest.txt and the symbolic link `latest` at step. */
 enum status checkpoint_folder_set_latest(const char *run_folder, int64_t step) MUST_CHECK;
 
-/* Removes what keep does not name; never the newest commit. Failures are warnings. */
+/* Removes what keep does not name; never the newest commit, nor what has a damaged manifest. Failures are warnings. */
 void checkpoint_folder_retire(const char *run_folder, struct checkpoint_keep keep);
 
 /* Removes what killed saves left. */

@@ -62,8 +62,10 @@ static enum status check_origin(const struct checkpoint_state *s,
                                 struct checkpoint_accept accept)
 {
     if (strcmp(m->run, s->run_id) != 0)
-        FAIL(E_CORRUPT, "it belongs to run %s, and this is %s: copied from elsewhere", m->run,
-             s->run_id);
+        FAIL(E_CORRUPT,
+             "it belongs to run %s, and this is %s: copied from elsewhere; if run.json is what was "
+             "copied, remove that, and the checkpoints say which run it is",
+             m->run, s->run_id);
     if (m->config_hash != s->config_hash && !accept.config) {
         char text[CONFIG_TEXT] = "something that cannot be read";
         char settings[CONFIG_SETTINGS] = "";
@@ -187,6 +189,25 @@ static enum status try_one(struct checkpoint_state *s, struct comm *c,
     return status;
 }
 
+/* newest: the greatest step of those that were tried before the one at `step` loaded. Of a folder whose manifest does not parse
+ * nobody knows when it was committed. */
+static void warn_of_lost(const struct checkpoint_folders *l, int64_t newest, int64_t step)
+{
+    int64_t unknown = 0;
+
+    for (int i = 0; i < l->n; i++)
+        if (l->at[i].sequence < 0 && l->at[i].step > unknown) unknown = l->at[i].step;
+    if (newest > step)
+        log_warn("steps %" PRId64 " to %" PRId64 " are lost, and made again: nothing newer than "
+                 "step %" PRId64 " verifies; if there is a copy, stop this run and restore it now",
+                 step + 1, newest, step);
+    else if (unknown > step)
+        log_warn("steps %" PRId64 " to %" PRId64 " may be lost, and are made again: the manifest "
+                 "of step %" PRId64 " is damaged; if there is a copy, stop this run and restore it "
+                 "now",
+                 step + 1, unknown, unknown);
+}
+
 /* Newest first until one loads. Only damage leads on to an older one; another configuration must be
  * the user's decision. */
 static enum status try_all(struct checkpoint_state *s, struct comm *c,
@@ -203,9 +224,7 @@ static enum status try_all(struct checkpoint_state *s, struct comm *c,
         if (status == OK) {
             *found = true;
             if (c->rank == 0) log_debug("resuming at step %" PRId64 " from %s", f->step, f->path);
-            if (f && newest > f->step)
-                log_warn("%" PRId64 " steps are lost: nothing newer than step %" PRId64 " verifies",
-                         newest - f->step, f->step);
+            if (f) warn_of_lost(l, newest, f->step);
             return OK;
         }
         if (status != E_CORRUPT && status != E_IO) return status;

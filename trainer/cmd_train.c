@@ -37,7 +37,8 @@ enum status cmd_train(int argc, char **argv)
             "run.folder=/runs/b",
         .notes = "USR1 or TERM: checkpoint at the next step's end, then exit 85; the same command "
                  "goes on from there.\n"
-                 "Exit codes: 0 done, 2 configuration, 4 data or checkpoint corrupt, 5 diverged, "
+                 "Exit codes: 0 done, 2 configuration or spent budget, 4 data or checkpoint "
+                 "corrupt, 5 diverged, "
                  "85 stopped and resumable.",
         .rows = rows,
         .min_arguments = 0,

@@ -18,6 +18,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/cost.h"
 #include "trainer/device.h"
+#include "trainer/divergence.h"
 #include "trainer/eval.h"
 #include "trainer/first_weights.h"
 #include "trainer/metrics.h"
@@ -25,6 +26,8 @@
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
 #include "trainer/weights.h"
+
+_Static_assert((int)METRICS_RECENT >= (int)DIVERGENCE_STEPS, "a restart must know what it judges");
 
 /* What the ranks agree on at the end of every step: integers, the greatest wins. */
 enum request { STOP_NONE, STOP_ASKED, STOP_BUDGET };
@@ -52,6 +55,7 @@ struct loop {
     struct objective_losses *losses; /* (batch) of all slots */
     int64_t *counts;                 /* (ranks) bytes of each rank's part of losses */
     struct checkpoint_counters at;
+    struct divergence divergence; /* the same on every rank */
     struct cost cost;
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
@@ -181,6 +185,16 @@ static enum status update(struct loop *l)
     return OK;
 }
 
+/* Every rank holds the same losses, and learned the same of those before a restart: all decide alike, before the step is counted
+ * or saved. */
+static enum status judge(struct loop *l)
+{
+    const double loss = total_loss(l) / (double)l->sum.n_masks;
+
+    if (l->sum.n_masks == 0 || !isfinite(loss)) return OK;
+    return divergence_judge(&l->divergence, l->at.step + 1, loss, l->saved_step);
+}
+
 /* ---- checkpoints ---------------------------------------------------------------------------- */
 static void state_of(struct loop *l, struct checkpoint_state *k)
 {
@@ -291,6 +305,7 @@ static enum status step(struct loop *l)
     l->waited_ns = l->batch.wait_ns;
     TRY(l->learner.sync ? add_gradients(l) : run_on_device(l));
     TRY(agree(l));
+    TRY(judge(l));
     TRY(update(l));
     l->at.step++;
     l->own_steps++;
@@ -299,9 +314,22 @@ static enum status step(struct loop *l)
     TRY(report(l));
     /* scores first: what a kill behind the save could lose would never be scored again */
     if (due(l->at.step, l->c->eval_every) || l->at.step == l->c->train_steps) TRY(evaluate(l));
-    if (due(l->at.step, l->c->checkpoint_every)) TRY(save(l));
+    /* what blows up is not saved before it has settled: the good checkpoints would be retired for it */
+    if (due(l->at.step, l->c->checkpoint_every) && divergence_count(&l->divergence) == 0)
+        TRY(save(l));
     if (l->ledger) TRY(ledger_note(l->ledger, l->at.step, 0));
     return OK;
+}
+
+/* Said when the run stops for it, and again by every start that does not fit any more: never E_STOPPED, which asks to be started
+ * again. */
+static enum status budget_spent(const struct loop *l)
+{
+    FAIL(E_BUDGET,
+         "%.4g of %g rank-hours at step %lld of %lld, and what comes next would exceed them; the "
+         "same command with a higher run.budget_hours goes on from there",
+         (double)ledger_spent_ns(l->ledger) / 3.6e12, l->c->run_budget_hours, (long long)l->at.step,
+         (long long)l->c->train_steps);
 }
 
 static enum status run(struct loop *l)
@@ -310,13 +338,13 @@ static enum status run(struct loop *l)
         TRY(step(l));
         if (l->agreed[AGREE_STOP] == STOP_NONE || l->at.step >= l->c->train_steps) continue;
         TRY(save(l));
+        if (l->agreed[AGREE_STOP] == STOP_BUDGET) {
+            TRY(report_state(l, RUN_SPENT));
+            return l->ledger ? budget_spent(l) : E_BUDGET;
+        }
         TRY(report_state(l, RUN_STOPPED));
-        log_root("%s at step %lld; %s",
-                 l->agreed[AGREE_STOP] == STOP_BUDGET ? "out of budget" : "stopped as asked",
-                 (long long)l->at.step,
-                 l->agreed[AGREE_STOP] == STOP_BUDGET
-                     ? "the same command with a higher run.budget_hours goes on from there"
-                     : "the same command goes on from there");
+        log_root("stopped as asked at step %lld; the same command goes on from there",
+                 (long long)l->at.step);
         return E_STOPPED;
     }
     TRY(save(l));
@@ -434,10 +462,14 @@ static enum status open_ledger(struct loop *l)
     };
 
     if (l->comm->rank != 0) return OK;
-    TRY(ledger_open(&l->ledger, &o));
-    if (ledger_fits(l->ledger, 0, 0)) return OK;
-    FAIL(E_CONFIG, "the budget of %g rank-hours is spent: raise run.budget_hours to go on",
-         l->c->run_budget_hours);
+    return ledger_open(&l->ledger, &o);
+}
+
+/* A finished run needs none. */
+static enum status check_budget(struct loop *l)
+{
+    if (!l->ledger || l->at.step >= l->c->train_steps || ledger_fits_start(l->ledger)) return OK;
+    return budget_spent(l);
 }
 
 static enum status open_metrics(struct loop *l)
@@ -451,6 +483,17 @@ static enum status open_metrics(struct loop *l)
     TRY(metrics_open(&l->metrics, run_folder_path(l->folder), l->at.step, l->c->train_steps));
     begun.rank_hours = (double)ledger_spent_ns(l->ledger) / 3.6e12;
     return run_folder_status(l->folder, RUN_RUNNING, &begun, l->saved_step);
+}
+
+/* The losses before a restart, as the metrics have them to the last digit. */
+static enum status learn_divergence(struct loop *l)
+{
+    double loss[METRICS_RECENT];
+    const int n = l->metrics ? metrics_recent(l->metrics, loss) : 0;
+
+    l->divergence = divergence_of(l->c);
+    for (int i = 0; i < n; i++) divergence_add(&l->divergence, loss[i]);
+    return l->comm->ops->broadcast(l->comm, &l->divergence, sizeof l->divergence, 0);
 }
 
 static enum status dump_config(struct loop *l)
@@ -491,7 +534,9 @@ static enum status create(struct loop *l)
     TRY(create_learner(l));
     l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
+    TRY(agree_worst(l->comm, check_budget(l)));
     TRY(agree_worst(l->comm, open_metrics(l)));
+    TRY(learn_divergence(l));
     if (l->first.aside) TRY(save(l));
     TRY(create_batch(l));
     return create_eval(l);
@@ -532,7 +577,7 @@ static void say_what(const struct loop *l)
 /* Decided by all ranks alike: all end in order. Any other failure may be one rank's own. */
 static bool is_shared(enum status s)
 {
-    return s == OK || s == E_STOPPED || s == E_DIVERGED;
+    return s == OK || s == E_STOPPED || s == E_DIVERGED || s == E_BUDGET;
 }
 
 enum status loop_run(const struct loop_options *o)
@@ -551,7 +596,7 @@ enum status loop_run(const struct loop_options *o)
         s = run(&l);
     }
     /* a start that was refused leaves the status of the run that is there */
-    if (s != OK && s != E_STOPPED && l.metrics)
+    if (s != OK && s != E_STOPPED && s != E_BUDGET && l.metrics)
         KEEP_FIRST(s, run_folder_status(l.folder, s == E_DIVERGED ? RUN_DIVERGED : RUN_FAILED, NULL,
                                         l.saved_step));
     if (!is_shared(s) && o->comm->n_ranks > 1) {

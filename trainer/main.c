@@ -33,7 +33,8 @@ static void print_help(FILE *f)
     fprintf(f, "\n  samforge COMMAND --help says more; samforge --version prints the version.\n"
                "Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 device or dependency not "
                "available,\n"
-               "4 data or checkpoint corrupt, 5 diverged, 85 stopped on request and resumable.\n");
+               "4 data or checkpoint corrupt, 5 diverged, 85 stopped on request "
+               "and resumable.\n");
 }
 
 static enum status find(const char *name, const struct command **found)

@@ -21,7 +21,9 @@ struct metrics {
     char path[DURABLE_PATH];
     int fd;
     int64_t steps, first; /* first: the first step of this process, always shown; −1: not yet */
-    bool live;            /* stderr is a terminal that understands \r */
+    double recent[METRICS_RECENT]; /* loss n in n mod METRICS_RECENT */
+    int64_t n_recent;
+    bool live; /* stderr is a terminal that understands \r */
 };
 
 /* A line being built; what does not fit is a programmer's mistake that shows as a cut line. */
@@ -92,32 +94,152 @@ static int64_t step_of(const char *line)
     return *end == ',' || *end == '}' ? step : -1;
 }
 
-/* Cuts the file before the first line that is of a later step, torn, or none of ours. */
+/* What was read of the file: lines that stay, and others. */
+struct scan {
+    int64_t restored;      /* no line of a later step stays */
+    int64_t keep;          /* bytes in front of the first line that goes */
+    int64_t n_gone;        /* torn, damaged, or of a later step */
+    int64_t n_behind;      /* that stay, behind one that goes */
+    int64_t n_steps, last; /* that have a line that stays, and the last of them */
+    int64_t furthest;      /* step of any line */
+};
+
+/* Whether it stays. */
+static bool scan_line(struct scan *s, const char *line, int64_t n)
+{
+    const int64_t step = step_of(line);
+
+    if (step > s->furthest) s->furthest = step;
+    if (line[n - 1] != '\n' || step < s->last || step > s->restored) {
+        s->n_gone++;
+        return false;
+    }
+    if (s->n_gone == 0)
+        s->keep += n;
+    else
+        s->n_behind++;
+    if (step > s->last) { /* an evaluation's line is of the step before it */
+        s->last = step;
+        s->n_steps++;
+    }
+    return true;
+}
+
+/* What metrics_step has written behind the key, or NaN. */
+static double number_of(const char *line, const char *key)
+{
+    const char *at = strstr(line, key);
+    double x = NAN;
+    char *end;
+
+    if (!at) return NAN;
+    at += strlen(key);
+    x = strtod(at, &end);
+    return end > at ? x : NAN; /* null */
+}
+
+static void remember(struct metrics *m, const char *line)
+{
+    const double loss = number_of(line, "\"train/loss/total\":");
+
+    if (isfinite(loss) && number_of(line, "\"train/masks\":") > 0)
+        m->recent[m->n_recent++ % METRICS_RECENT] = loss;
+}
+
+int metrics_recent(const struct metrics *m, double loss[METRICS_RECENT])
+{
+    const int n = m->n_recent < METRICS_RECENT ? (int)m->n_recent : METRICS_RECENT;
+
+    for (int i = 0; i < n; i++) loss[i] = m->recent[(m->n_recent - n + i) % METRICS_RECENT];
+    return n;
+}
+
+static void say_scan(const struct metrics *m, const struct scan *s)
+{
+    if (s->n_steps < s->restored)
+        log_warn("%s has lines for %" PRId64 " of the %" PRId64 " steps that the run has made, the "
+                 "last for step %" PRId64 "; the run goes on, and the others stay missing",
+                 m->path, s->n_steps, s->restored, s->last);
+    if (s->n_gone == 0) return;
+    if (s->restored == 0 && s->furthest > 0)
+        log_warn("this run had come to step %" PRId64 " without saving behind step 0, where it "
+                 "begins again; a smaller checkpoint.every loses less",
+                 s->furthest);
+    log_info("%s: %" PRId64 " lines that are behind step %" PRId64 ", or damaged, are dropped",
+             m->path, s->n_gone, s->restored);
+}
+
+/* Reads the lines once more, and writes those that stay; to what is open for it. */
+static enum status copy_staying(FILE *f, struct durable_file *to, int64_t restored)
+{
+    struct scan scan = { .restored = restored };
+    enum status s = OK;
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t n;
+
+    rewind(f);
+    while (s == OK && (n = getline(&line, &room, f)) > 0)
+        if (scan_line(&scan, line, n)) s = durable_file_write(to, line, n);
+    free(line);
+    if (s == OK && ferror(f)) FAIL(E_IO, "reading %s: %s", to->path, strerror(errno));
+    return s;
+}
+
+static enum status open_file(struct metrics *m)
+{
+    if (m->fd >= 0) close(m->fd);
+    m->fd = open(m->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (m->fd < 0) FAIL(E_IO, "%s: %s%s", m->path, strerror(errno), durable_cure(errno));
+    return OK;
+}
+
+/* Lines stay behind one that goes: it was damaged, and they must not go with it. */
+static enum status mend(struct metrics *m, FILE *f, int64_t restored)
+{
+    struct durable_file to = { 0 };
+    enum status s;
+
+    TRY(durable_file_create(&to, m->path));
+    s = copy_staying(f, &to, restored);
+    if (s == OK) s = durable_file_commit(&to);
+    if (s != OK) {
+        durable_file_abandon(&to);
+        return s;
+    }
+    return open_file(m);
+}
+
+static enum status drop(struct metrics *m, FILE *f, const struct scan *s)
+{
+    if (s->n_behind > 0) return mend(m, f, s->restored);
+    if (s->n_gone > 0 && ftruncate(m->fd, s->keep) != 0)
+        FAIL(E_IO, "cutting %s: %s", m->path, strerror(errno));
+    return OK;
+}
+
+/* Drops lines that are of a later step, torn, or none of ours. */
 static enum status cut_back(struct metrics *m, int64_t restored)
 {
     FILE *f = fopen(m->path, "r");
+    struct scan scan = { .restored = restored };
     char *line = NULL;
     size_t room = 0;
-    int64_t keep = 0, n_cut = 0;
+    enum status s;
     ssize_t n;
 
     if (!f) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
-    while ((n = getline(&line, &room, f)) > 0) {
-        const int64_t step = step_of(line);
-
-        if (n_cut || line[n - 1] != '\n' || step < 0 || step > restored)
-            n_cut++;
-        else
-            keep += n;
-    }
+    while ((n = getline(&line, &room, f)) > 0)
+        if (scan_line(&scan, line, n)) remember(m, line);
     free(line);
-    if (ferror(f)) n_cut = -1;
+    if (ferror(f)) {
+        fclose(f);
+        FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
+    }
+    say_scan(m, &scan);
+    s = drop(m, f, &scan);
     fclose(f);
-    if (n_cut < 0) FAIL(E_IO, "reading %s: %s", m->path, strerror(errno));
-    if (n_cut == 0) return OK;
-    log_info("%s: %" PRId64 " lines behind step %" PRId64 " are dropped", m->path, n_cut, restored);
-    if (ftruncate(m->fd, keep) != 0) FAIL(E_IO, "cutting %s: %s", m->path, strerror(errno));
-    return OK;
+    return s;
 }
 
 static bool terminal_is_live(void)
@@ -138,12 +260,9 @@ enum status metrics_open(struct metrics **m, const char *run_folder, int64_t res
     draft->first = -1;
     draft->live = terminal_is_live();
     snprintf(draft->path, sizeof draft->path, "%s/metrics.jsonl", run_folder);
-    draft->fd = open(draft->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (draft->fd < 0)
-        s = status_fail(E_IO, __FILE__, __LINE__, "%s: %s%s", draft->path, strerror(errno),
-                        durable_cure(errno));
-    else
-        s = cut_back(draft, restored);
+    draft->fd = -1;
+    s = open_file(draft);
+    if (s == OK) s = cut_back(draft, restored);
     if (s != OK)
         metrics_close(draft);
     else

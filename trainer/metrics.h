@@ -44,11 +44,16 @@ struct metrics_row {
 struct metrics;
 struct eval_scores;
 
-/* Opens RUN/metrics.jsonl and drops what lies behind step `restored` (0: all). `steps`: of the
- * whole run. */
+/* Opens RUN/metrics.jsonl and drops what lies behind step `restored` (0: all). Warns of steps up to there that have no line, and
+ * of a run that begins again without a checkpoint. `steps`: of the whole run. */
 enum status metrics_open(struct metrics **m, const char *run_folder, int64_t restored,
                          int64_t steps) MUST_CHECK;
 void metrics_close(struct metrics *m); /* accepts NULL */
+
+/* The losses of the last steps before the one restored, of those that have masks and a finite one: the oldest first, the same doubles
+ * that were written. Returns how many there are. */
+enum { METRICS_RECENT = 20 };
+int metrics_recent(const struct metrics *m, double loss[METRICS_RECENT]);
 
 /* One line in the file; for people a progress line on a terminal, a log line every tenth step
  * elsewhere. */

@@ -98,15 +98,35 @@ static enum status move(const char *from_folder, const char *to_folder, const ch
     return OK;
 }
 
+static bool holds(const struct run_folder *f, const char *name)
+{
+    char path[DURABLE_PATH];
+
+    return checkpoint_folder_path(path, "%s/%s", f->path, name) == OK && access(path, F_OK) == 0;
+}
+
+/* Whether there is anything of a run that a new one must not mix with. */
+static bool holds_a_run(const struct run_folder *f)
+{
+    static const char *const names[] = { "run.json", "checkpoints", "metrics.jsonl", "ledger.txt",
+                                         "status.json" };
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (holds(f, names[i])) return true;
+    return false;
+}
+
 /* Everything but the lock moves to old-ID/: --fresh forgets a run, it does not destroy it. run.json goes last: as long as it
- * is there, another --fresh finishes a move that was killed. */
-static enum status set_aside(const struct run_folder *f)
+ * is there, another --fresh finishes a move that was killed. Where it does not tell the id, the time does. */
+static enum status set_aside(struct run_folder *f)
 {
     char aside[DURABLE_PATH];
+    uint64_t hash;
     const struct dirent *entry;
     enum status s = OK;
     DIR *d;
 
+    if (!run_record_read(f->path, f->id, &hash)) run_record_new_id(f->id);
     TRY(checkpoint_folder_path(aside, "%.1000s/old-%s", f->path, f->id));
     TRY(make_folders(aside));
     d = opendir(f->path);
@@ -118,7 +138,7 @@ static enum status set_aside(const struct run_folder *f)
         s = move(f->path, aside, entry->d_name);
     }
     closedir(d);
-    if (s == OK) s = move(f->path, aside, "run.json");
+    if (s == OK && holds(f, "run.json")) s = move(f->path, aside, "run.json");
     if (s == OK) log_info("the run that was in %s is now in %s", f->path, aside);
     return s;
 }
@@ -145,6 +165,29 @@ static enum status check_same_config(const struct run_folder *f, uint64_t hash)
          *settings ? settings : path);
 }
 
+/* A run that has saved does not begin again at step 0 because its checkpoints are gone: that would be work lost in silence. */
+static enum status check_not_gone(const struct run_folder *f)
+{
+    char path[DURABLE_PATH];
+    const json_t *step;
+    json_error_t error;
+    bool has, saved;
+    json_t *status;
+
+    TRY(run_folder_has_checkpoints(f->config, &has));
+    if (has) return OK;
+    TRY(checkpoint_folder_path(path, "%s/status.json", f->path));
+    status = json_load_file(path, 0, &error);
+    step = json_object_get(status, "checkpoint_step");
+    saved = json_is_integer(step);
+    json_decref(status);
+    if (!saved) return OK;
+    FAIL(E_CORRUPT,
+         "this run has saved checkpoints, says %s, and there is none in %s/checkpoints: restore "
+         "that folder from a copy, or begin anew with --fresh",
+         path, f->path);
+}
+
 static enum status enter(struct run_folder *f, const struct run_folder_options *o, int n_ranks)
 {
     uint64_t hash = 0;
@@ -152,10 +195,11 @@ static enum status enter(struct run_folder *f, const struct run_folder_options *
 
     TRY(make_folders(f->path));
     TRY(take_lease(f));
-    TRY(run_record_read(f->path, f->id, &hash, &found));
-    if (found && o->fresh) {
-        TRY(set_aside(f));
-        found = false;
+    if (o->fresh) {
+        if (holds_a_run(f)) TRY(set_aside(f));
+    } else {
+        TRY(run_record_find(f->path, f->id, &hash, &found));
+        TRY(check_not_gone(f));
     }
     if (found)
         TRY(check_same_config(f, hash));

@@ -15,7 +15,8 @@
 
 #define RUN_STATES(X)                                                                              \
     X(RUNNING, "running")                                                                          \
-    X(STOPPED, "stopped") X(FINISHED, "finished") X(FAILED, "failed") X(DIVERGED, "diverged")
+    X(STOPPED, "stopped")                                                                          \
+    X(SPENT, "out of budget") X(FINISHED, "finished") X(FAILED, "failed") X(DIVERGED, "diverged")
 
 #define RUN_STATE_ENUM(name, text) RUN_##name,
 enum run_state { RUN_STATES(RUN_STATE_ENUM) RUN_N_STATES };

@@ -19,29 +19,90 @@ extern char **environ;
 
 enum { GIT_LINE = 256 };
 
-enum status run_record_read(const char *folder, char id[CHECKPOINT_RUN_ID], uint64_t *hash,
-                            bool *found)
+static bool is_id(const char *text)
+{
+    return text && *text && strlen(text) < CHECKPOINT_RUN_ID && !strchr(text, '/');
+}
+
+bool run_record_read(const char *folder, char id[CHECKPOINT_RUN_ID], uint64_t *hash)
 {
     char path[DURABLE_PATH];
     const char *text, *hex;
     json_error_t error;
+    bool is_good;
     json_t *j;
 
-    *found = false;
-    TRY(checkpoint_folder_path(path, "%s/run.json", folder));
-    if (access(path, F_OK) != 0) return OK;
+    if (checkpoint_folder_path(path, "%s/run.json", folder) != OK) return false;
     j = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     text = json_string_value(json_object_get(j, "id"));
     hex = json_string_value(json_object_get(j, "config_hash"));
-    if (!text || !hex || strlen(text) >= CHECKPOINT_RUN_ID || !*text || strchr(text, '/')) {
-        json_decref(j);
-        FAIL(E_CORRUPT, "%s names no run: set another run.folder, or remove the file", path);
+    is_good = is_id(text) && hex && strlen(hex) == 16 && strspn(hex, "0123456789abcdef") == 16;
+    if (is_good) {
+        memset(id, 0, CHECKPOINT_RUN_ID);
+        strcpy(id, text);
+        *hash = strtoull(hex, NULL, 16);
     }
-    memset(id, 0, CHECKPOINT_RUN_ID);
-    strcpy(id, text);
-    *hash = strtoull(hex, NULL, 16);
-    *found = true;
     json_decref(j);
+    return is_good;
+}
+
+/* The id on which all readable manifests agree, and the hash of the newest. *n_told: of how many; 0: there are none. */
+static enum status ask_checkpoints(const struct checkpoint_folders *l, char id[CHECKPOINT_RUN_ID],
+                                   uint64_t *hash, int *n_told)
+{
+    *n_told = 0;
+    for (int i = 0; i < l->n && l->at[i].sequence >= 0; i++) {
+        const struct checkpoint_folder *f = &l->at[i];
+        struct checkpoint_manifest m;
+        bool agrees;
+
+        TRY(checkpoint_manifest_parse(&m, f->text, f->bytes, f->path));
+        if (i == 0) {
+            memcpy(id, m.run, CHECKPOINT_RUN_ID);
+            *hash = m.config_hash;
+        }
+        agrees = is_id(m.run) && strcmp(id, m.run) == 0;
+        checkpoint_manifest_destroy(&m);
+        if (!agrees)
+            FAIL(
+                E_CORRUPT,
+                "run.json is missing or damaged, and the checkpoints beside it are not of one run: "
+                "%s is of %s, and %s is not; restore run.json, move out what does not belong "
+                "here, or begin anew with --fresh",
+                l->at[0].path, id, f->path);
+        ++*n_told;
+    }
+    return OK;
+}
+
+enum status run_record_find(const char *folder, char id[CHECKPOINT_RUN_ID], uint64_t *hash,
+                            bool *found)
+{
+    struct checkpoint_folders l;
+    char path[DURABLE_PATH];
+    enum status s;
+    bool is_there;
+    int n = 0;
+
+    *found = run_record_read(folder, id, hash);
+    if (*found) return OK;
+    TRY(checkpoint_folder_path(path, "%s/run.json", folder));
+    is_there = access(path, F_OK) == 0;
+    TRY(checkpoint_folders_list(&l, folder, true));
+    s = ask_checkpoints(&l, id, hash, &n);
+    if (s == OK && l.n > 0 && n == 0)
+        s = status_fail(E_CORRUPT, __FILE__, __LINE__,
+                        "%s is %s, and none of %d checkpoints has a manifest that tells the run: "
+                        "restore the one or the other from a copy, or begin anew with --fresh",
+                        path, is_there ? "damaged" : "missing", l.n);
+    checkpoint_folders_destroy(&l);
+    if (s != OK) return s;
+    *found = n > 0;
+    if (*found)
+        log_warn("%s is %s: made anew for run %s, which %d checkpoint%s beside it name%s", path,
+                 is_there ? "damaged" : "missing", id, n, n == 1 ? "" : "s", n == 1 ? "s" : "");
+    else if (is_there)
+        log_warn("%s is damaged, and there is no checkpoint that needs it: made anew", path);
     return OK;
 }
 

@@ -5,8 +5,12 @@
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/run_folder.h"
 
-/* run.json: the run's id and its configuration's hash; *found is false when there is none. */
-enum status run_record_read(const char *folder, char id[CHECKPOINT_RUN_ID], uint64_t *hash,
+/* The run's id and its configuration's hash, as run.json has them; false when it is not there, or says nothing of use. */
+bool run_record_read(const char *folder, char id[CHECKPOINT_RUN_ID], uint64_t *hash);
+
+/* The same, or, where run.json is missing or damaged, what the manifests of all checkpoints agree on, with a warning; *found is
+ * false when there is neither. E_CORRUPT when they do not agree, or do not tell. */
+enum status run_record_find(const char *folder, char id[CHECKPOINT_RUN_ID], uint64_t *hash,
                             bool *found) MUST_CHECK;
 
 /* "20260131-235959-1a2b3c4d": the time, and chance for two in one second. */

@@ -25,15 +25,38 @@ int status_exit_code(enum status s)
     return s < STATUS_COUNT ? rows[s].exit_code : 1;
 }
 
+static _Thread_local char *held; /* not owned; NULL: failures are logged */
+
+void status_hold(char text[STATUS_TEXT])
+{
+    held = text;
+    if (text) text[0] = 0;
+}
+
+static void tell(const char *line)
+{
+    if (!held)
+        log_error("%s", line);
+    else if (!held[0])
+        snprintf(held, STATUS_TEXT, "%s", line);
+}
+
+void status_release(char text[STATUS_TEXT])
+{
+    if (text[0]) tell(text);
+    text[0] = 0;
+}
+
 enum status status_fail(enum status s, const char *file, int line, const char *fmt, ...)
 {
-    char text[1024];
+    char text[STATUS_TEXT];
+    const int n = snprintf(text, sizeof text, "%s: ", status_text(s));
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
     va_end(ap);
-    log_error("%s: %s", status_text(s), text);
+    tell(text);
     log_debug("decided at %s:%d", file, line);
     return s;
 }

@@ -25,6 +25,7 @@ extern "C" {
     X(E_NO_DEVICE, "device or dependency not available", 3)                                        \
     X(E_CORRUPT, "data or checkpoint corrupt", 4)                                                  \
     X(E_DIVERGED, "training diverged", 5)                                                          \
+    X(E_BUDGET, "budget spent", 2)                                                                 \
     X(E_STOPPED, "stopped on request; resumable", 85)
 
 #define STATUS_ENUM(name, text, exit_code) name,
@@ -39,6 +40,14 @@ int status_exit_code(enum status s);
 /* Logs "<text>: <formatted>" at level error with the place, and returns s. */
 enum status status_fail(enum status s, const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* From now on this thread's failures are not logged: the first is kept in text, as the line would have read. For work done ahead,
+ * whose failure may never matter: who comes to need it releases the text. NULL: they are logged again. */
+enum { STATUS_TEXT = 1024 };
+void status_hold(char text[STATUS_TEXT]);
+
+/* What was kept is said, once: logged, or kept by this thread's own hold. */
+void status_release(char text[STATUS_TEXT]);
 
 #define FAIL(s, ...) return status_fail((s), __FILE__, __LINE__, __VA_ARGS__)
 

@@ -319,6 +319,36 @@ static void the_budget_is_met(void **state)
     ledger_close(l);
 }
 
+/* What a start costs is learned from the last incarnation that made a step; refused starts, which make none, do not hide it. */
+static void a_start_must_fit(void **state)
+{
+    struct ledger *l = NULL;
+    int64_t spent;
+
+    (void)state;
+    unlink(path);
+    assert_int_equal(open_with(&l, 4, 1000000000), OK); /* a quarter of a second */
+    assert_true(ledger_fits_start(l));                  /* nothing is known */
+    usleep(60000);
+    assert_int_equal(ledger_note(l, 1, 0), OK);
+    assert_int_equal(ledger_note(l, 2, 0), OK);
+    usleep(30000);
+    ledger_close(l);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(open_with(&l, 4, 0), OK);
+        assert_true(ledger_fits_start(l)); /* no budget */
+        spent = ledger_spent_ns(l);
+        ledger_close(l);
+        assert_int_equal(open_with(&l, 4, spent + INT64_C(239000000)), OK);
+        assert_false(ledger_fits_start(l)); /* the set-up took 60 ms of four ranks */
+        assert_true(ledger_fits(l, 0, 0));
+        ledger_close(l);
+    }
+    assert_int_equal(open_with(&l, 4, 3600 * INT64_C(1000000000)), OK);
+    assert_true(ledger_fits_start(l));
+    ledger_close(l);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -349,6 +379,7 @@ int main(void)
         cmocka_unit_test(one_process_at_a_time),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(the_budget_is_met),
+        cmocka_unit_test(a_start_must_fit),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

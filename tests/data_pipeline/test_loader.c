@@ -502,6 +502,46 @@ static void fails_naming(const struct shard_set *bad, const char *name)
     assert_log(text, name);
 }
 
+/* A caller that ends before the record has no failure, and a warning; one that comes to it is told when it does. */
+static void what_fails_ahead_is_told_when_needed(void **state)
+{
+    struct loader_options o = usual();
+    char path[SAMPLE_PATH], text[LOG_TEXT];
+    const struct loader_slot *s;
+    struct shard_set *bad;
+    int64_t n_good = 0;
+    struct saved_log log;
+    struct loader *l;
+
+    (void)state;
+    write_set(path, BAD_IMAGE);
+    assert_int_equal(shard_set_open(&bad, path), OK);
+    o.set = bad;
+    o.ahead = N_IMAGES + 1; /* the whole epoch: the bad one is among them */
+    while (order_at(SEED, N_IMAGES, n_good).image != 3) n_good++;
+    for (int needed = 0; needed < 2; needed++) {
+        log_begin(&log);
+        assert_int_equal(loader_create(&l, &o), OK);
+        while (loader_stats(l).n_bad == 0) sched_yield();
+        for (int64_t q = 0; q < n_good; q++) {
+            assert_int_equal(loader_next(l, &s, WAIT_MS), OK);
+            loader_done(l, s);
+        }
+        if (needed) {
+            assert_int_equal(loader_next(l, &s, WAIT_MS), E_CORRUPT);
+            assert_int_equal(loader_next(l, &s, WAIT_MS), E_CORRUPT);
+        }
+        loader_destroy(l);
+        log_end(&log, text);
+        assert_log(text, "record 3 (image id 503)");
+        assert_int_equal(strstr(text, "error: ") != NULL, needed);
+        assert_int_equal(strstr(text, "warn: of the slots that were read ahead") != NULL, !needed);
+        assert_ptr_equal(strstr(strstr(text, "image id 503") + 1, "image id 503"), NULL); /* once */
+    }
+    shard_set_close(bad);
+    sample_remove(path);
+}
+
 static void undecodable_records_are_named(void **state)
 {
     static const struct {
@@ -575,6 +615,7 @@ int main(void)
         cmocka_unit_test(memory_is_bounded),
         cmocka_unit_test(destroyed_while_busy),
         cmocka_unit_test_teardown(late_slots_time_out, let_read),
+        cmocka_unit_test(what_fails_ahead_is_told_when_needed),
         cmocka_unit_test(undecodable_records_are_named),
         cmocka_unit_test(damaged_records_are_named),
         cmocka_unit_test(wrong_options_are_refused),

@@ -44,4 +44,48 @@ rc=0
 # shellcheck disable=SC2086
 train after 1 $settings
 same_runs whole after
+say "a spent budget is no stop that asks to be started again"
+# spends CODE [argument…]: on a second of one rank, far less than the steps take
+spends() {
+    code=$1
+    shift
+    ends "$code" spends "$samforge" launch -n 1 train "$config" data.train="$stage/train" run.folder="$stage/spent" \
+        optim.milestones=[40] checkpoint.every=0 run.budget_hours=0.00028 "$@"
+}
+step_of() { sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$stage/spent/status.json"; }
+spends 2 train.steps=1000000
+says "budget spent: .* rank-hours at step" "a higher run.budget_hours goes on from there"
+! grep -q "starting it again" "$log" || die "launch has started it again"
+grep -q '"state": "out of budget"' "$stage/spent/status.json" || die "status.json: $(cat "$stage/spent/status.json")"
+made=$(step_of)
+for again in 1 2; do
+    spends 2 train.steps=1000000
+    says "budget spent: .* rank-hours at step" "a higher run.budget_hours goes on from there"
+    [ "$(step_of)" -le $((made + again)) ] || die "a spent budget has paid for steps $made to $(step_of)"
+done
+spends 85 train.steps=1000000 run.budget_hours=1 --stop-after 1
+made=$(step_of)
+spends 0 train.steps="$made"
+says "nothing to do"
+say "losses that blow up, though finite"
+# blows CODE NAME RANKS [argument…]
+blows() {
+    code=$1 name=$2 ranks=$3
+    shift 3
+    ends "$code" "$name" "$samforge" launch -n "$ranks" train "$config" data.train="$stage/train" run.folder="$stage/$name" \
+        optim.milestones=[40] optim.lr=10 checkpoint.every=1 "$@"
+}
+blows 5 blown 1 train.steps=60
+says "warn: step 2: its loss" "training diverged: 11 of the last 20 steps" "last checkpoint: step 1," "--weights"
+grep -q '"state": "diverged"' "$stage/blown/status.json" || die "status.json: $(cat "$stage/blown/status.json")"
+[ ! -e "$stage/blown/checkpoints/step-00000002" ] || die "what blew up was saved"
+! grep -q nonfinite "$stage/blown/metrics.jsonl" || die "a loss is not finite, which is another test"
+blows 85 parts 2 train.steps=60 --stop-after 6
+blows 5 parts 1 train.steps=60 # what was before the stop is judged too
+says "last checkpoint: step 6,"
+metrics_of blown >"$stage/a.metrics"
+metrics_of parts >"$stage/b.metrics"
+cmp "$stage/a.metrics" "$stage/b.metrics" || die "a run that was stopped has diverged at another step"
+blows 0 short 1 train.steps=8 # too few to judge
+says "warn: step 2: its loss"
 echo "passed"

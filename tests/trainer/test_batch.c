@@ -5,12 +5,12 @@
 
 int main(void)
 {
-    struct batch b = { .n = 256, .image_limit_ms = 630000 };
+    struct batch b = { .n_most = 256, .image_limit_ms = 630000 };
 
     CHECK(batch_limit_ms(&b) == 256 * 630000LL); /* nothing is known yet */
     b.longest_ns = 40000000000;
     CHECK(batch_limit_ms(&b) == 630000 + 400000);
-    b.n = 1; /* never longer than at first */
+    b.n_most = 1; /* never longer than at first */
     CHECK(batch_limit_ms(&b) == 630000);
     return check_done("batch");
 }

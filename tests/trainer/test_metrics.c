@@ -146,6 +146,69 @@ static void resuming_equals_not_stopping(void **state)
     json_decref(resumed);
 }
 
+/* A line is damaged in the middle: it goes, and those behind it stay. */
+static void damage_costs_its_line_alone(void **state)
+{
+    const char *const damage[] = { "{\"stop\":4,", "{\"step\":400,", "{\"step\":1,", "\n\n" };
+
+    (void)state;
+    for (size_t k = 0; k < sizeof damage / sizeof *damage; k++) {
+        char text[8192] = "", *at;
+        json_t *lines;
+        size_t n;
+        FILE *f;
+
+        write_steps(0, 8);
+        f = open_file("r+");
+        n = fread(text, 1, sizeof text - 1, f);
+        assert_true(n > 100 && n < sizeof text - 1);
+        at = strstr(text, "{\"step\":4,");
+        assert_non_null(at);
+        memcpy(at, damage[k], strlen(damage[k]));
+        rewind(f);
+        assert_int_equal(fwrite(text, 1, n, f), n);
+        fclose(f);
+        write_steps(7, 9);
+        lines = read_lines();
+        assert_int_equal(json_array_size(lines), 8);
+        for (int i = 0; i < 8; i++)
+            assert_int_equal(
+                json_integer_value(json_object_get(json_array_get(lines, (size_t)i), "step")),
+                i < 3 ? i + 1 : i + 2);
+        json_decref(lines);
+    }
+}
+
+/* Of 30 steps some have no masks and some no finite loss; restored at 27. */
+static void the_last_losses_are_read_back(void **state)
+{
+    double loss[METRICS_RECENT], want[30];
+    struct eval_scores scores = { .n_images = 4 };
+    struct metrics *m = NULL;
+    int n_want = 0;
+
+    (void)state;
+    for (int i = 0; i < EVAL_N_SCORES; i++) scores.mean[i] = 0.5;
+    assert_int_equal(metrics_open(&m, folder, 0, 100), OK);
+    assert_int_equal(metrics_recent(m, loss), 0);
+    for (int64_t step = 1; step <= 30; step++) {
+        struct metrics_row row = row_of(step);
+
+        if (step % 7 == 0) row.n_masks = 0;
+        if (step % 11 == 0) row.loss_total = NAN;
+        if (step <= 27 && step % 7 && step % 11) want[n_want++] = row.loss_total;
+        assert_int_equal(metrics_step(m, &row), OK);
+        if (step % 5 == 0) assert_int_equal(metrics_eval(m, step, &scores), OK);
+    }
+    metrics_close(m);
+    assert_int_equal(metrics_open(&m, folder, 27, 100), OK);
+    assert_int_equal(metrics_recent(m, loss), METRICS_RECENT);
+    metrics_close(m);
+    assert_true(n_want > METRICS_RECENT);
+    for (int i = 0; i < METRICS_RECENT; i++)
+        assert_true(loss[i] == want[n_want - METRICS_RECENT + i]);
+}
+
 static void evaluations_have_lines_too(void **state)
 {
     struct eval_scores scores = { .n_images = 4, .n_masks = 20 };
@@ -204,6 +267,8 @@ int main(void)
         cmocka_unit_test_setup(a_line_holds_the_row, begin),
         cmocka_unit_test_setup(non_finite_is_null_and_named, begin),
         cmocka_unit_test_setup(resuming_equals_not_stopping, begin),
+        cmocka_unit_test_setup(damage_costs_its_line_alone, begin),
+        cmocka_unit_test_setup(the_last_losses_are_read_back, begin),
         cmocka_unit_test_setup(evaluations_have_lines_too, begin),
         cmocka_unit_test(the_line_people_know),
     };
