@@ -31,7 +31,8 @@ static const struct option_spec spec = {
     .examples = "samforge launch -n 4 configs/tiny.yaml data.train=shards\n"
                 "samforge launch -n 2 eval runs/tiny shards",
     .notes =
-        "INT, TERM or USR1 asks the ranks to save and stop: exit code 85. A second INT ends them.\n"
+        "INT, TERM, USR1 or HUP asks the ranks to save and stop: exit code 85. A second INT ends "
+        "them.\n"
         "A run that fails is started again from its last checkpoint while its steps grow; exit\n"
         "codes 0, 2, 3, 4, 5 and 85 are final. One rank needs no MPI.",
     .rows = rows,

@@ -226,10 +226,10 @@ static int none_alive(void)
 
 static void a_request_reaches_the_child(void **state)
 {
-    static const int each[] = { SIGTERM, SIGINT, SIGUSR1 };
+    static const int each[] = { SIGTERM, SIGINT, SIGUSR1, SIGHUP };
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         const int how = disturbed("obeys", 1, 20000, each[i], 1, 1);
 
         assert_true(WIFEXITED(how));

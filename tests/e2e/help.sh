@@ -13,4 +13,9 @@ while read -r example; do
     quietly example sh -ec "$example" </dev/null
 done <../examples
 grep -q 'mean IoU' "$log" || die "the last example scored nothing"
+
+say "what the help of train says of stopping and of mpirun"
+log=../train.log
+samforge train --help >"$log"
+says "A second INT ends it at once" "mpirun .*--bind-to none"
 echo "passed"
