@@ -90,6 +90,29 @@ for file in rank-0000.h5 manifest.json; do
     esac
 done
 
+say "what is neither a run nor a checkpoint nor weights, and never was"
+cp -r "$stage/run" "$stage/young"
+rm -rf "$stage/young/checkpoints"
+mkdir "$stage/parent"
+ln -s "$stage/train" "$stage/parent/shards"
+cp "$config" "$stage/text.safetensors"
+for command in "inspect" "eval"; do
+    for what in young parent empty text.safetensors run/checkpoints; do
+        set -- "$stage/$what"
+        [ $command = inspect ] || set -- "$@" "$stage/val" --config "$config"
+        ends 2 none "$samforge" $command "$@"
+        case $what in
+        young) says "without a checkpoint: the first comes after" ;;
+        parent) says "such as .*parent/shards" ;;
+        empty) says "name one of these" ;;
+        text*) says "is a text, not weights" ;;
+        *) says "such as .*step-00000008" ;;
+        esac
+    done
+done
+ends 2 none "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/none" --weights "$config"
+says "is a file" "safetensors"
+
 say "rolled back: the newest is not of the greatest step"
 rm -rf "$stage/copy"
 cp -r "$stage/run" "$stage/copy"
