@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +42,20 @@ static void find_inside(const char *folder, char found[DURABLE_PATH])
     if (d) closedir(d);
 }
 
+/* Whether a run's status.json tells of a checkpoint. */
+static bool has_saved(const char *run)
+{
+    char path[DURABLE_PATH];
+    json_t *status;
+    bool saved;
+
+    if (snprintf(path, sizeof path, "%s/status.json", run) >= DURABLE_PATH) return false;
+    status = json_load_file(path, 0, NULL);
+    saved = json_is_integer(json_object_get(status, "checkpoint_step"));
+    json_decref(status);
+    return saved;
+}
+
 enum status checkpoint_absent(const char *path)
 {
     char inside[DURABLE_PATH];
@@ -59,6 +74,11 @@ enum status checkpoint_absent(const char *path)
              "%s is a checkpoint that has lost its manifest.json: restore it from a copy, or name "
              "another",
              path);
+    if (has_saved(path))
+        FAIL(E_CORRUPT,
+             "%s has saved checkpoints, says its status.json, and there is none in %s/checkpoints: "
+             "restore that folder from a copy",
+             path, path);
     if (holds(path, "run.json") || holds(path, "checkpoints"))
         FAIL(E_MISSING,
              "%s is a run without a checkpoint: the first comes after checkpoint.every steps, at "

@@ -5,7 +5,7 @@
 #include "kernels/base/status.h"
 
 /* Never OK. path: what neither has a manifest.json nor a checkpoint in its folder checkpoints. E_USAGE or E_MISSING, with the cure;
- * E_CORRUPT for a checkpoint that has lost its manifest. */
+ * E_CORRUPT for a checkpoint that has lost its manifest, and a run that has lost its checkpoints. */
 enum status checkpoint_absent(const char *path) MUST_CHECK;
 
 #endif

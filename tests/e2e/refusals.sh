@@ -91,8 +91,12 @@ for file in rank-0000.h5 manifest.json; do
 done
 
 say "what is neither a run nor a checkpoint nor weights, and never was"
-cp -r "$stage/run" "$stage/young"
-rm -rf "$stage/young/checkpoints"
+cp -r "$stage/run" "$stage/lost"
+rm -rf "$stage/lost/checkpoints"
+cp -r "$stage/lost" "$stage/young"
+rm "$stage/young/status.json"
+ends 4 lost "$samforge" inspect "$stage/lost" # it has had some
+says "has saved checkpoints" "restore"
 mkdir "$stage/parent"
 ln -s "$stage/train" "$stage/parent/shards"
 cp "$config" "$stage/text.safetensors"
