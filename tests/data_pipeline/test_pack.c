@@ -655,7 +655,17 @@ static void test_usage(void)
     int lock;
 
     save_pairs("a.tar", 1, 2);
-    CHECK(quietly(usual(), "a", "nowhere.tar", NULL) == E_IO);
+    CHECK(quietly(usual(), "a", "nowhere.tar", NULL) == E_MISSING);
+    save_text("micro.yaml", "model:\n  depth: 3\n");
+    CHECK(quietly(usual(), "a", "micro.yaml", NULL) == E_USAGE);
+    CHECK(!exists("a")); /* nothing is left of what was never begun */
+    save_text("cut.tar", "model:\n  depth: 3\n");
+    CHECK(quietly(usual(), "cut", "cut.tar", NULL) == E_CORRUPT);
+    save_pairs("tar", 1, 2); /* known by what it begins with */
+    CHECK(pack("odd", "tar", NULL) == OK);
+    CHECK(quietly(usual(), "again", "odd", NULL) == E_USAGE); /* shards */
+    CHECK(quietly(usual(), "tar", "a.tar", NULL) == E_USAGE); /* a file */
+    CHECK(quietly(usual(), "tar/out", "a.tar", NULL) == E_USAGE);
     CHECK(mkdir(in_root("empty"), 0777) == 0);
     CHECK(quietly(usual(), "a", "empty", NULL) == E_USAGE);
     CHECK(mkdir(in_root("theirs"), 0777) == 0);
