@@ -78,6 +78,8 @@ ends 3 emu "$samforge" bench step "$config" --device emu
 says "samforge_emu has" "cpu computes the same"
 ends 3 emu "$samforge" plan "$config" run.device=emu
 says "samforge_emu has"
+ends 3 elf env SAMFORGE_PLUGIN="$stage" "$samforge" bench step "$config" --device cuda
+says "is a folder, not a module" "or unset it"
 echo nothing >"$stage/rubbish.so"
 ends 3 elf env SAMFORGE_PLUGIN="$stage/rubbish.so" "$samforge" bench step "$config" --device cuda
 says "rubbish.so" "or unset it"
