@@ -41,6 +41,13 @@ ends 2 launch "$samforge" launch -n 2 pack "$stage/tars" "$stage/none"
 says "launch runs train or eval" "not pack"
 ends 2 launch "$samforge" launch -n 2 plan "$config"
 says "not plan"
+ends 2 launch "$samforge" launch -n 1000 "$config" data.train="$stage/train" run.folder="$stage/none"
+says "1000 ranks for a batch of 6" "-n 6 or fewer"
+# what only prints needs no ranks, nor the mpirun that they need
+for words in "$config --dump-config" "train --fields" "train --help" "eval --help"; do
+    # shellcheck disable=SC2086
+    ends 0 launch env PATH=/nowhere "$samforge" launch -n 1000 $words
+done
 ends 2 bench "$samforge" bench stpe "$config"
 says "did you mean step?" "bench --help"
 ends 2 loader "$samforge" bench loader "$stage/train" --count
