@@ -80,6 +80,20 @@ wait $pid || rc=$?
 [ $rc = 85 ] || die "ended with $rc, not 85: $(tail -n 3 "$log")"
 says "stopped as asked at step 0"
 
+say "the reader of the output is gone, as tee is after a Ctrl-C on both"
+mkfifo "$stage/reader"
+log=$stage/orphan.log
+# shellcheck disable=SC2086
+"$samforge" launch train "$config" data.train="$stage/train" run.folder="$stage/orphan" $settings train.steps=100000 \
+    >"$stage/reader" 2>&1 &
+pid=$!
+head -n 3 <"$stage/reader" >"$log"
+until_true grep -q '"step":2' "$stage/orphan/metrics.jsonl"
+kill -INT $pid
+rc=0
+wait $pid || rc=$?
+[ $rc = 85 ] || die "ended with $rc, not 85"
+
 say "--stop-after"
 rc=0
 # shellcheck disable=SC2086
