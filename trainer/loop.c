@@ -401,6 +401,16 @@ static enum status begin_or_resume(struct loop *l)
     return learner_from_host(&l->learner);
 }
 
+/* Before the steps that would be lost, above all of a restart that a full disk has brought about. */
+static enum status check_space(struct loop *l)
+{
+    struct checkpoint_state k;
+
+    if (l->comm->rank != 0 || l->at.step >= l->c->train_steps) return OK;
+    state_of(l, &k);
+    return checkpoint_check_space(&k, run_folder_path(l->folder), l->comm->n_ranks);
+}
+
 static enum status create_batch(struct loop *l)
 {
     const struct config *c = l->c;
@@ -500,6 +510,7 @@ static enum status create(struct loop *l)
     TRY(create_learner(l));
     l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
+    TRY(agree_worst(l->comm, check_space(l)));
     TRY(agree_worst(l->comm, open_metrics(l)));
     if (l->first.aside) TRY(save(l));
     TRY(create_batch(l));

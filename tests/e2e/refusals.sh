@@ -113,6 +113,18 @@ for file in rank-0000.h5 manifest.json; do
     esac
 done
 
+say "a disk without room for a checkpoint: no step is begun, by no restart either"
+if unshare -rm true 2>/dev/null; then
+    mkdir "$stage/disk"
+    # shellcheck disable=SC2016
+    ends 1 full unshare -rm sh -c 'mount -t tmpfs -o size=3m none "$1" && shift && "$@"' - "$stage/disk" \
+        "$samforge" launch --restarts 1 train "$config" data.train="$stage/train" run.folder="$stage/disk/run"
+    says "a checkpoint needs .* MB and the disk has" "1 restarts in a row brought no progress"
+    ! grep -q "step:" "$log" || die "it has trained all the same"
+else
+    say "skipped: no name space to mount a small disk in"
+fi
+
 say "what is neither a run nor a checkpoint nor weights, and never was"
 cp -r "$stage/run" "$stage/lost"
 rm -rf "$stage/lost/checkpoints"
