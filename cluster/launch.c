@@ -33,6 +33,8 @@ struct launch {
     char mpirun[PATH_ROOM]; /* empty: one rank, directly */
     char *const *argv;      /* of the next start */
     sigset_t caught, before;
+    struct sigaction
+        pipe; /* of SIGPIPE, before: the words of this process may have lost their reader, as tee at the same INT */
     pid_t child;
     int64_t stop_ns;  /* when the first request to stop came; 0: none */
     int64_t asked_ns; /* when the ranks were told last */
@@ -114,6 +116,7 @@ static void become_program(const struct launch *l, pid_t parent)
         sigaddset(&mask, SIGUSR1);
     else
         signal(SIGUSR1, SIG_IGN);
+    sigaction(SIGPIPE, &l->pipe, NULL);
     sigprocmask(SIG_SETMASK, &mask, NULL);
     if (!direct) {
         set_environment();
@@ -325,8 +328,10 @@ static enum status run_until_final(struct launch *l, int *exit_code)
 
 enum status launch_run(const struct launch_options *o, int *exit_code)
 {
-    static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGCHLD };
+    static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGCHLD };
+    const struct sigaction ignore = { .sa_handler = SIG_IGN };
     struct launch l = { .o = o, .argv = o->argv };
+    struct sigaction hangup;
     enum status s;
 
     TRY(choose(&l));
@@ -334,10 +339,14 @@ enum status launch_run(const struct launch_options *o, int *exit_code)
         if (n >= ARGUMENTS_MAX) FAIL(E_USAGE, "more than %d arguments", ARGUMENTS_MAX);
     sigemptyset(&l.caught);
     for (size_t i = 0; i < sizeof caught / sizeof *caught; i++) sigaddset(&l.caught, caught[i]);
-    if (sigprocmask(SIG_BLOCK, &l.caught, &l.before) != 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0)
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
+        sigdelset(&l.caught, SIGHUP); /* under nohup */
+    if (sigprocmask(SIG_BLOCK, &l.caught, &l.before) != 0 ||
+        sigaction(SIGPIPE, &ignore, &l.pipe) != 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0)
         FAIL(E_FAILED, "launch: %s", strerror(errno));
     s = run_until_final(&l, exit_code);
     prctl(PR_SET_CHILD_SUBREAPER, 0);
+    sigaction(SIGPIPE, &l.pipe, NULL);
     sigprocmask(SIG_SETMASK, &l.before, NULL);
     return s;
 }

@@ -1,8 +1,8 @@
 /* Runs a program on N ranks of this node, and again after a failure.
  *
- * INT, TERM and USR1 reach the ranks as USR1, the request to save and stop; a grace later, or at a second INT, the ranks are ended.
- * A run that failed is started again as long as it makes progress. Nothing is left behind, not even when the launcher itself is
- * killed. One rank needs no mpirun. Local; for a program without threads. */
+ * INT, TERM, USR1 and HUP reach the ranks as USR1, the request to save and stop; a grace later, or at a second INT, the ranks
+ * are ended. A run that failed is started again as long as it makes progress. Nothing is left behind, not even when the launcher
+ * itself is killed. One rank needs no mpirun. Local; for a program without threads. */
 #ifndef CLUSTER_LAUNCH_H
 #define CLUSTER_LAUNCH_H
 

@@ -1,5 +1,6 @@
-/* Requests from outside: USR1, TERM (and INT) ask for a checkpoint at the next step boundary and exit code 85.
- * Handlers only set a flag; ranks agree on it by the step's own exchange. A second INT ends the process at once. Local. */
+/* Requests from outside: USR1, TERM, INT (and HUP, when a terminal goes) ask for a checkpoint at the next step boundary and exit
+ * code 85. Handlers set a flag, on which ranks agree by the step's own exchange, and say so. A second INT ends the process at
+ * once. Local. */
 #ifndef CLUSTER_SIGNALS_H
 #define CLUSTER_SIGNALS_H
 
@@ -7,9 +8,14 @@
 
 #include "kernels/base/status.h"
 
-/* Early in a run, before MPI and before any thread: until then USR1 waits (see topology_environment). */
+/* Early in a run, before MPI and before any thread: until then USR1 waits (see topology_environment). A HUP that was ignored, as
+ * under nohup, stays so. A reader of the output that goes, as tee does at the same INT, ends nothing from here on. */
 enum status signals_catch(void) MUST_CHECK;
 bool signals_stop_wanted(void);
+
+/* What the first request says on stderr, at once, however long the work at hand still takes; a request that has come already
+ * says it now. A line without its end, of up to 250 bytes. */
+void signals_notice(const char *line);
 
 /* For commands that have nothing to save: from now on a request ends the process at once. */
 enum status signals_release(void) MUST_CHECK;

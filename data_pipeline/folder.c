@@ -74,6 +74,19 @@ bool folder_ends_with(const char *name, const char *suffix)
     return n > m && strcmp(name + n - m, suffix) == 0;
 }
 
+static enum status make_one(const char *path)
+{
+    struct stat info;
+    int problem;
+
+    if (mkdir(path, 0777) == 0) return OK;
+    problem = errno;
+    if (problem != EEXIST) FAIL(E_IO, "folder: cannot make %s: %s", path, strerror(problem));
+    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
+        FAIL(E_USAGE, "folder: %s is a file: name a folder, or one that is to be made", path);
+    return OK;
+}
+
 enum status folder_make(const char *path)
 {
     char part[FOLDER_PATH];
@@ -85,8 +98,7 @@ enum status folder_make(const char *path)
     for (size_t i = 1; i <= n; i++) {
         if (path[i] != '/' && path[i] != 0) continue;
         part[i] = 0;
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            FAIL(E_IO, "folder: cannot make %s: %s", part, strerror(errno));
+        TRY(make_one(part));
         part[i] = path[i];
     }
     return OK;

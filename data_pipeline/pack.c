@@ -248,10 +248,9 @@ static enum status run(struct pack *p)
     s = run_threads(p);
     if (s == OK) s = settle(p);
     if (s == E_STOPPED)
-        FAIL(E_STOPPED,
-             "pack: stopped on request after %lld of %lld parts; the same command goes on from "
-             "there",
-             (long long)g->n_parts_done, (long long)g->n_parts);
+        log_info("pack: stopped as asked after %lld of %lld parts; the same command goes on from "
+                 "there",
+                 (long long)g->n_parts_done, (long long)g->n_parts);
     TRY(s);
     TRY(pack_state_gather(&p->state, p->plan.n_parts));
     return write_manifest(p);

@@ -12,7 +12,8 @@
 
 #include <xxhash.h>
 
-enum { KEY_VERSION = 1 }; /* raise it when the same sources would give other shards */
+enum { TAR_MAGIC_AT = 257 }; /* "ustar" in a tar's first header */
+enum { KEY_VERSION = 1 };    /* raise it when the same sources would give other shards */
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
@@ -316,19 +317,59 @@ static enum status add_listed(struct pack_plan *p, const char *path, const struc
     return OK;
 }
 
+/* A file of another name is taken if it begins as a tar does, and is then a damaged one at worst. */
+static enum status check_tar(const char *path)
+{
+    uint8_t head[TAR_MAGIC_AT + 5] = { 0 };
+    FILE *f;
+    size_t n;
+
+    if (is_tar_name(path)) return OK;
+    f = fopen(path, "rbe");
+    if (!f) FAIL(E_IO, "pack: %s: %s", path, strerror(errno));
+    n = fread(head, 1, sizeof head, f);
+    fclose(f);
+    if (n == sizeof head && memcmp(head + TAR_MAGIC_AT, "ustar", 5) == 0) return OK;
+    if (n > 2 && head[0] == 0x1f && head[1] == 0x8b) return OK; /* gzip */
+    FAIL(E_USAGE,
+         "pack: %s is no tar, neither by its name (.tar, .tar.gz, .tgz) nor by what it begins "
+         "with, and no COCO JSON (.json)",
+         path);
+}
+
+/* What samforge has made itself holds JSON too, which would be taken for a damaged COCO. */
+static enum status check_folder(const char *path, const struct folder *list)
+{
+    bool h5 = false;
+
+    for (int64_t i = 0; i < list->n; i++) h5 |= folder_ends_with(list->names[i], ".h5");
+    if (h5 && folder_has(list, "manifest.json"))
+        FAIL(E_USAGE, "pack: %s holds shards or a checkpoint, not images with masks", path);
+    if (folder_has(list, "run.json") && folder_has(list, "metrics.jsonl"))
+        FAIL(E_USAGE, "pack: %s is a run's folder, not one of images with masks", path);
+    return OK;
+}
+
 static enum status add_path(struct pack_plan *p, const char *path, const char *images, uint64_t key)
 {
     struct folder list = { 0 };
     struct stat info;
     enum status s;
 
-    if (stat(path, &info) != 0) FAIL(E_IO, "pack: cannot find %s: %s", path, strerror(errno));
+    if (stat(path, &info) != 0)
+        FAIL(errno == ENOENT || errno == ENOTDIR ? E_MISSING : E_IO,
+             "pack: %s: %s; name tars, a COCO JSON, or a folder of images with masks", path,
+             strerror(errno));
     if (S_ISREG(info.st_mode) && folder_ends_with(path, ".json"))
         return add_coco(p, path, &info, images, key);
-    if (S_ISREG(info.st_mode)) return add_tar(p, path, &info, key);
+    if (S_ISREG(info.st_mode)) {
+        TRY(check_tar(path));
+        return add_tar(p, path, &info, key);
+    }
     if (!S_ISDIR(info.st_mode)) FAIL(E_USAGE, "pack: %s is neither file nor folder", path);
     TRY(folder_list(&list, path));
-    s = add_listed(p, path, &list, images, key);
+    s = check_folder(path, &list);
+    if (s == OK) s = add_listed(p, path, &list, images, key);
     folder_destroy(&list);
     return s;
 }

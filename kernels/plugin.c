@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernels/base/check.h"
@@ -13,7 +14,7 @@
 enum { PATH_ROOM = 4096 };
 
 static struct {
-    bool tried;
+    bool tried, absent;
     int local_rank;
     const struct plugin_table *table; /* with a GPU */
     const struct plugin_table *fits;  /* with or without */
@@ -56,6 +57,13 @@ static const char *named_file(void)
     return named && *named ? named : NULL;
 }
 
+static bool is_folder(const char *path)
+{
+    struct stat info;
+
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
 /* The module's path; false when there is no such file. */
 static bool find_file(char path[PATH_ROOM + 64])
 {
@@ -65,9 +73,10 @@ static bool find_file(char path[PATH_ROOM + 64])
 
     if (named) {
         snprintf(path, PATH_ROOM + 64, "%s", named);
-        if (access(path, R_OK) == 0) return true;
-        snprintf(plugin.reason, sizeof plugin.reason,
-                 "SAMFORGE_PLUGIN names %.300s, which cannot be read%s", named, cure_named);
+        if (access(path, R_OK) == 0 && !is_folder(path)) return true;
+        snprintf(plugin.reason, sizeof plugin.reason, "SAMFORGE_PLUGIN names %.300s, which %s%s",
+                 named, is_folder(path) ? "is a folder, not a module" : "cannot be read",
+                 cure_named);
         return false;
     }
     if (own_folder(folder)) {
@@ -76,6 +85,7 @@ static bool find_file(char path[PATH_ROOM + 64])
         snprintf(path, PATH_ROOM + 64, places[1], folder);
         if (access(path, R_OK) == 0) return true;
     }
+    plugin.absent = true;
     snprintf(plugin.reason, sizeof plugin.reason,
              "this program came without " PLUGIN_FILE
              ": build it where CMake finds CUDA's compiler nvcc, and keep the two files together");
@@ -178,6 +188,12 @@ const struct ops *plugin_planning_ops(void)
 {
     (void)plugin_table();
     return plugin.fits ? &plugin.fits->ops : NULL;
+}
+
+bool plugin_is_absent(void)
+{
+    (void)plugin_table();
+    return plugin.absent;
 }
 
 const char *plugin_reason(void)

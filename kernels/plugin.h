@@ -88,6 +88,9 @@ const struct ops *plugin_planning_ops(void);
 /* Why plugin_ops is NULL, and the cure; "" when it is not. */
 const char *plugin_reason(void);
 
+/* Whether there is no module at all, and none was named: built without CUDA, which is nobody's fault. */
+bool plugin_is_absent(void);
+
 /* The table, or NULL as plugin_ops. */
 const struct plugin_table *plugin_table(void);
 

@@ -65,6 +65,10 @@ struct checkpoint_keep {
 enum status checkpoint_save(const struct checkpoint_state *s, struct comm *c,
                             const char *run_folder, struct checkpoint_keep keep) MUST_CHECK;
 
+/* Local. E_IO when the run's disk has no room for one more checkpoint of s by n_ranks; a warning when for few. */
+enum status checkpoint_check_space(const struct checkpoint_state *s, const char *run_folder,
+                                   int n_ranks) MUST_CHECK;
+
 struct checkpoint_accept {
     bool config, data; /* go on although the hash differs */
 };

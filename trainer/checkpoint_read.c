@@ -3,16 +3,15 @@
 #include "cluster/plan.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
+#include "trainer/checkpoint_absent.h"
 #include "trainer/checkpoint_folder.h"
 #include "trainer/checkpoint_h5.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 struct checkpoint {
     struct checkpoint_manifest m;
@@ -75,16 +74,13 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
     struct checkpoint_damage damage = { 0 };
     enum status s = E_CORRUPT;
 
-    if (access(path, F_OK) != 0)
-        FAIL(errno == ENOENT || errno == ENOTDIR ? E_MISSING : E_IO,
-             "%s: %s; name a run's folder or one of its checkpoints", path, strerror(errno));
     if (has(path, "manifest.json")) return open_folder(k, path);
-    if (!has(path, "checkpoints"))
-        FAIL(E_CORRUPT,
-             "%s is neither a checkpoint (it has no manifest.json) nor a run (no checkpoints "
-             "folder)",
-             path);
+    if (!has(path, "checkpoints")) return checkpoint_absent(path);
     TRY(checkpoint_folders_list(&l, path, false));
+    if (l.n == 0) {
+        checkpoint_folders_destroy(&l);
+        return checkpoint_absent(path);
+    }
     for (int i = 0; i < l.n && s != OK && l.at[i].sequence >= 0; i++) {
         s = open_folder(k, l.at[i].path);
         if (s == OK) continue;

@@ -41,8 +41,8 @@ static enum status check_finite(const struct checkpoint_state *s, struct plan_ra
     return OK;
 }
 
-static enum status check_space(const struct checkpoint_state *s, const char *run_folder,
-                               int n_ranks)
+enum status checkpoint_check_space(const struct checkpoint_state *s, const char *run_folder,
+                                   int n_ranks)
 {
     const double need =
         (double)s->n_arrays * (double)s->n * sizeof(float) + ((double)n_ranks + 1) * OVERHEAD;
@@ -53,8 +53,8 @@ static enum status check_space(const struct checkpoint_state *s, const char *run
     room = (double)fs.f_bavail * (double)fs.f_frsize;
     if (room < need)
         FAIL(E_IO,
-             "%s: a checkpoint needs %.1f MB and the disk has %.1f; free some space or lower "
-             "checkpoint.keep",
+             "%s: a checkpoint needs %.1f MB and the disk has %.1f; free some space, set "
+             "another run.folder, or lower checkpoint.keep",
              run_folder, need / 1e6, room / 1e6);
     if (room < WARN_SAVES * need)
         log_warn("%s: %.1f MB left on the disk, room for %.0f more checkpoints of %.1f MB",
@@ -67,7 +67,7 @@ static enum status prepare(const struct checkpoint_state *s, struct comm *c, con
     enum status mine = check_finite(s, plan_part(s->n, c->n_ranks, c->rank));
 
     if (mine == OK && c->rank == 0) {
-        mine = check_space(s, run_folder, c->n_ranks);
+        mine = checkpoint_check_space(s, run_folder, c->n_ranks);
         if (mine == OK) mine = checkpoint_folder_begin(run_folder, s->counters.step);
     }
     return agree_worst(c, mine);

@@ -186,7 +186,8 @@ static enum status count_step(const struct config *c, bool json)
     printf("device %s, nothing was run\n", ops->name);
     report_account(c, &cost, &account, counted);
     if (!counted)
-        printf("\nlaunches: not counted on this device; samforge_emu --device emu counts them\n");
+        printf("\nlaunches: not counted on this device; samforge_emu --device emu counts them (see "
+               "bench --help)\n");
     return OK;
 }
 
@@ -298,16 +299,19 @@ enum status cmd_bench(int argc, char **argv)
         .arguments = "step|ops CONFIG [section.key=value…] | loader SHARDS",
         .summary = "Times a training step, its ops, or the loader against what this machine can do "
                    "at most.",
-        .examples =
-            "samforge bench step configs/tiny.yaml\n"
-            "samforge bench ops configs/micro.yaml --steps 20 --json\n"
-            "samforge bench step configs/vit_h.yaml --device cuda train.batch=1\n"
-            "samforge_emu bench step configs/vit_h.yaml --device emu --count train.batch=1\n"
-            "samforge bench loader shards/train --threads 1 --frame 1024",
+        .examples = "samforge bench step configs/tiny.yaml\n"
+                    "samforge bench ops configs/micro.yaml --steps 20 --json\n"
+                    "samforge bench step configs/vit_h.yaml --device cuda train.batch=1\n"
+                    "samforge bench loader shards/train --threads 1 --frame 1024",
         .notes =
             "step: without the cost of timing single ops. ops: each op of one step, forward and "
             "backward.\n"
-            "Limits are measured in the same run; on a busy machine only ratios say something.",
+            "Limits are measured in the same run; on a busy machine only ratios say something.\n"
+            "Device emu, a GPU's kernels counted or run without a GPU, is in another program, "
+            "samforge_emu,\n"
+            "which ./bootstrap.sh test builds, or ninja -C build samforge_emu, but not setup:\n"
+            "  build/tests/emu/samforge_emu bench step configs/vit_h.yaml --device emu --count "
+            "train.batch=1",
         .rows = rows,
         .min_arguments = 2,
         .max_arguments = -1,

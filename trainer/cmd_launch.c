@@ -31,7 +31,8 @@ static const struct option_spec spec = {
     .examples = "samforge launch -n 4 configs/tiny.yaml data.train=shards\n"
                 "samforge launch -n 2 eval runs/tiny shards",
     .notes =
-        "INT, TERM or USR1 asks the ranks to save and stop: exit code 85. A second INT ends them.\n"
+        "INT, TERM, USR1 or HUP asks the ranks to save and stop: exit code 85. A second INT ends "
+        "them.\n"
         "A run that fails is started again from its last checkpoint while its steps grow; exit\n"
         "codes 0, 2, 3, 4, 5, 6 and 85 are final. One rank needs no MPI.",
     .rows = rows,
@@ -86,6 +87,11 @@ static enum status status_path(char *const *words, char path[PATH_ROOM])
     }
     if (!file) return OK;
     TRY(config_load(&config, file, overrides, n));
+    if (n_ranks > config.train_batch)
+        FAIL(E_CONFIG,
+             "%lld ranks for a batch of %lld images: some would have nothing to do; say -n %lld or "
+             "fewer, or a greater train.batch",
+             (long long)n_ranks, (long long)config.train_batch, (long long)config.train_batch);
     if (config.run_folder[0])
         snprintf(path, PATH_ROOM, "%s/status.json", config.run_folder);
     else
@@ -131,6 +137,17 @@ static enum status check_command(const char *word, bool *named)
     return OK;
 }
 
+/* Whether the words ask for text alone, which needs no ranks. */
+static bool only_prints(char *const *words)
+{
+    static const char *const asking[] = { "--help", "-h", "--dump-config", "--fields" };
+
+    for (; *words && strcmp(*words, "--") != 0; words++)
+        for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
+            if (strcmp(*words, asking[i]) == 0) return true;
+    return false;
+}
+
 /* A restart goes on from what the first start saved: --fresh is for that one alone. */
 static void without_fresh(char **to, char *const *from)
 {
@@ -145,7 +162,7 @@ enum status cmd_launch(int argc, char **argv)
     const int own = own_words(argc, argv);
     int rest = own, n = 0, n_arguments, exit_code = 0;
     char **arguments, **words, **again;
-    bool done = false, named;
+    bool done = false, named, is_train, prints;
     ssize_t length;
     enum status s;
 
@@ -167,8 +184,12 @@ enum status cmd_launch(int argc, char **argv)
 
     without_fresh(again, words);
 
-    s = strcmp(words[1], "train") == 0 ? status_path(words + 2, path) : OK;
-    if (s == OK) {
+    is_train = strcmp(words[1], "train") == 0;
+    prints = only_prints(words + 2);
+    s = is_train && !prints ? status_path(words + 2, path) : OK;
+    if (s == OK && prints) {
+        s = is_train ? cmd_train(n - 1, words + 1) : cmd_eval(n - 1, words + 1);
+    } else if (s == OK) {
         const struct launch_options o = { .n_ranks = (int)n_ranks,
                                           .argv = words,
                                           .again = again,

@@ -100,6 +100,8 @@ static enum status run(struct pack_options *o, bool json, bool strict)
     int64_t n_bad;
 
     TRY(signals_catch());
+    signals_notice("stop requested: it takes effect behind the image at hand; a second INT "
+                   "(Ctrl-C) ends it at once");
     o->progress = progress;
     o->user = &painter;
     s = pack_run(o, &p);

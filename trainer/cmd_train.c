@@ -33,13 +33,17 @@ enum status cmd_train(int argc, char **argv)
         .examples =
             "samforge train configs/micro.yaml data.train=shards/train\n"
             "samforge launch -n 2 train configs/tiny.yaml data.train=shards/train train.steps=500\n"
-            "mpirun -np 8 samforge train configs/vit_b.yaml data.train=/data/sa1b "
+            "mpirun -np 8 --bind-to none samforge train configs/vit_b.yaml data.train=/data/sa1b "
             "run.folder=/runs/b",
-        .notes = "USR1 or TERM: checkpoint at the next step's end, then exit 85; the same command "
-                 "goes on from there.\n"
-                 "Exit codes: 0 done, 2 configuration or spent budget, 4 data or checkpoint "
-                 "corrupt, 5 diverged, "
-                 "85 stopped and resumable.",
+        .notes =
+            "USR1, TERM, INT (Ctrl-C) or HUP: checkpoint at the end of the step at hand, then "
+            "exit 85;\n"
+            "the same command goes on from there. A second INT ends it at once, and loses the "
+            "steps since\n"
+            "the last checkpoint.\n"
+            "Exit codes: 0 done, 2 configuration or spent budget, 4 data or checkpoint corrupt, "
+            "5 diverged, "
+            "85 stopped and resumable.",
         .rows = rows,
         .min_arguments = 0,
         .max_arguments = -1,
@@ -64,6 +68,9 @@ enum status cmd_train(int argc, char **argv)
     o.weights = weights;
     TRY(signals_catch()); /* before MPI starts: it would die of one */
     TRY(comm_create(&o.comm, c.run_timeout_s * 1000));
+    if (o.comm->rank == 0)
+        signals_notice("stop requested: it takes effect at the end of the step at hand, with a "
+                       "checkpoint; a second INT (Ctrl-C) ends it at once, without one");
     s = loop_run(&o);
     comm_destroy(o.comm);
     return s;

@@ -221,6 +221,14 @@ static enum status load_parent(struct config *c, const char *path, const struct 
     return load_file(c, parent, me);
 }
 
+static bool is_empty(const struct text_state *t)
+{
+    bool said = t->extends_line != 0;
+
+    for (int i = 0; i < CONFIG_N_FIELDS; i++) said |= t->seen[i] != 0;
+    return !said;
+}
+
 static enum status apply_text(struct config *c, const char *path, const char *text, int64_t n,
                               const struct lineage *me)
 {
@@ -230,6 +238,11 @@ static enum status apply_text(struct config *c, const char *path, const char *te
 
     /* read once to find the parent, whose values come first, and once more for good */
     TRY(yaml_read(text, n, path, take_entry, &first));
+    if (is_empty(&first)) /* all defaults: a ViT-B, which is nobody's intention */
+        FAIL(E_CONFIG,
+             "%s sets nothing: name another configuration, such as configs/micro.yaml, or let it "
+             "begin with extends: and one to start from",
+             path);
     if (first.extends_line) TRY(load_parent(c, path, &first, me));
     TRY(add_file(c, path));
     return yaml_read(text, n, path, take_entry, &second);

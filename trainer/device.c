@@ -40,7 +40,10 @@ static enum status find(int choice, int local_rank, const struct ops **ops, uint
         *ops = ops_find("cuda");
         text = *ops ? plugin_table()->device(id) : plugin_reason();
         if (!*ops && choice == DEVICE_CUDA) FAIL(E_NO_DEVICE, "device cuda: %s", text);
-        log_root("device: %s%s", *ops ? "" : "the CPU, since ", text);
+        if (!*ops && plugin_is_absent())
+            log_root("device: the CPU (built without CUDA)");
+        else
+            log_root("device: %s%s", *ops ? "" : "the CPU, since ", text);
         if (!*ops) choice = DEVICE_CPU;
     }
     if (choice != DEVICE_AUTO && choice != DEVICE_CUDA) *ops = ops_find(names[choice]);

@@ -35,6 +35,8 @@ enum request { STOP_NONE, STOP_ASKED, STOP_BUDGET };
 enum { WATCHDOG_MARGIN_MS = 30000 };
 /* What the first save is taken to cost until it was measured: 100 MB/s. */
 enum { NS_A_SAVED_BYTE = 10 };
+/* What a thread of a CPU does, within a factor of two (docs/performance.md), and which steps are worth a warning. */
+static const double CPU_THREAD_FLOPS = 50e9, LONG_STEP_MINUTES = 10;
 enum { AGREE_STOP, AGREE_WAIT_NS, AGREE_COUNT };
 
 struct loop {
@@ -332,20 +334,26 @@ static enum status budget_spent(const struct loop *l)
          (long long)l->c->train_steps);
 }
 
+static enum status stop(struct loop *l)
+{
+    const bool is_budget = l->agreed[AGREE_STOP] == STOP_BUDGET;
+
+    TRY(save(l));
+    TRY(report_state(l, is_budget ? RUN_SPENT : RUN_STOPPED));
+    if (is_budget) return l->ledger ? budget_spent(l) : E_BUDGET;
+    log_root("stopped as asked at step %lld; the same command goes on from there",
+             (long long)l->at.step);
+    return E_STOPPED;
+}
+
 static enum status run(struct loop *l)
 {
+    /* asked for while it was set up: not behind a first step, which may be a long one */
+    l->agreed[AGREE_STOP] = signals_stop_wanted() ? STOP_ASKED : STOP_NONE;
+    TRY(l->comm->ops->all_reduce_max(l->comm, l->agreed, AGREE_COUNT));
     while (l->at.step < l->c->train_steps) {
+        if (l->agreed[AGREE_STOP] != STOP_NONE) return stop(l);
         TRY(step(l));
-        if (l->agreed[AGREE_STOP] == STOP_NONE || l->at.step >= l->c->train_steps) continue;
-        TRY(save(l));
-        if (l->agreed[AGREE_STOP] == STOP_BUDGET) {
-            TRY(report_state(l, RUN_SPENT));
-            return l->ledger ? budget_spent(l) : E_BUDGET;
-        }
-        TRY(report_state(l, RUN_STOPPED));
-        log_root("stopped as asked at step %lld; the same command goes on from there",
-                 (long long)l->at.step);
-        return E_STOPPED;
     }
     TRY(save(l));
     return report_state(l, RUN_FINISHED);
@@ -418,6 +426,16 @@ static enum status begin_or_resume(struct loop *l)
                                l->learner.host[0]));
     }
     return learner_from_host(&l->learner);
+}
+
+/* Before the steps that would be lost, above all of a restart that a full disk has brought about. */
+static enum status check_space(struct loop *l)
+{
+    struct checkpoint_state k;
+
+    if (l->comm->rank != 0 || l->at.step >= l->c->train_steps) return OK;
+    state_of(l, &k);
+    return checkpoint_check_space(&k, run_folder_path(l->folder), l->comm->n_ranks);
 }
 
 static enum status create_batch(struct loop *l)
@@ -535,6 +553,7 @@ static enum status create(struct loop *l)
     l->save_ns = l->cost.checkpoint_bytes * NS_A_SAVED_BYTE;
     TRY(begin_or_resume(l));
     TRY(agree_worst(l->comm, check_budget(l)));
+    TRY(agree_worst(l->comm, check_space(l)));
     TRY(agree_worst(l->comm, open_metrics(l)));
     TRY(learn_divergence(l));
     if (l->first.aside) TRY(save(l));
@@ -574,6 +593,19 @@ static void say_what(const struct loop *l)
         l->c->run_precision == PRECISION_BF16 ? "bf16" : "f32");
 }
 
+/* Whoever tries the published models without a GPU should learn now what a step of theirs costs there. */
+static void warn_of_long_step(const struct loop *l)
+{
+    const double threads = (double)l->comm->n_ranks * omp_get_max_threads();
+    const double hours = l->cost.step_flops / (threads * CPU_THREAD_FLOPS) / 3600;
+
+    if (!l->ops->host_memory || hours * 60 < LONG_STEP_MINUTES || !log_is_root()) return;
+    log_warn("on the CPU a step takes about %.1f hours, at %.0f GFLOP/s a thread: take a GPU "
+             "(run.device=cuda), a lower train.batch or train.masks, or a smaller model, such as "
+             "configs/tiny.yaml",
+             hours, CPU_THREAD_FLOPS * 1e-9);
+}
+
 /* Decided by all ranks alike: all end in order. Any other failure may be one rank's own. */
 static bool is_shared(enum status s)
 {
@@ -593,6 +625,7 @@ enum status loop_run(const struct loop_options *o)
     s = create(&l);
     if (s == OK) {
         say_what(&l);
+        warn_of_long_step(&l);
         s = run(&l);
     }
     /* a start that was refused leaves the status of the run that is there */

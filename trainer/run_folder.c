@@ -48,12 +48,17 @@ const char *run_folder_id(const struct run_folder *f)
 static enum status make_folders(const char *path)
 {
     char part[DURABLE_PATH];
+    struct stat info;
 
     for (size_t n = 1; n <= strlen(path); n++) {
         if (path[n] != '/' && path[n] != 0) continue;
         snprintf(part, sizeof part, "%.*s", (int)n, path);
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+        if (mkdir(part, 0777) == 0) continue;
+        if (errno != EEXIST)
             FAIL(E_IO, "making folder %s: %s%s", part, strerror(errno), durable_cure(errno));
+        if (stat(part, &info) == 0 && !S_ISDIR(info.st_mode))
+            FAIL(E_CONFIG, "run.folder %s: %s is a file: name a folder, or one that is to be made",
+                 path, part);
     }
     return OK;
 }

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { TEXT_LOOK = 64 };
+
 static const char META[] = "__metadata__";
 
 struct safetensors {
@@ -166,12 +168,48 @@ static enum status read_header(struct safetensors *st, const char *data, int64_t
     return check_contiguous(st, data, data_bytes);
 }
 
+/* The form has zeros behind its first four bytes, in the length of a header; text has none anywhere. */
+static bool is_text(const char *bytes, int64_t n)
+{
+    for (int64_t i = 0; i < n && i < TEXT_LOOK; i++) {
+        const unsigned char c = (unsigned char)bytes[i];
+
+        if (c == 0x7F || (c < 0x20 && c != '\n' && c != '\r' && c != '\t')) return false;
+    }
+    return n > 4;
+}
+
+/* What was never such a file is not a damaged one. */
+static enum status check_form(const struct safetensors *st, const char *bytes, int64_t n)
+{
+    static const struct {
+        const char *name, *begins;
+    } other[] = { { "a zip, as PyTorch saves weights", "PK\003\004" },
+                  { "an HDF5 file", "\211HDF" },
+                  { "gzip", "\037\213" } };
+
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        const size_t k = strlen(other[i].begins);
+
+        if (n >= (int64_t)k && memcmp(bytes, other[i].begins, k) == 0)
+            FAIL(E_USAGE, "%s is %s: weights in a file are read from a .safetensors", st->name,
+                 other[i].name);
+    }
+    if (is_text(bytes, n))
+        FAIL(E_USAGE,
+             "%s is a text, not weights: name a .safetensors, and if this should be one, fetch it "
+             "again",
+             st->name);
+    return OK;
+}
+
 static enum status parse(struct safetensors *st, const char *bytes, int64_t n)
 {
     json_error_t error;
     uint64_t length = 0;
     int64_t header;
 
+    if (n < 9 || bytes[8] != '{') TRY(check_form(st, bytes, n));
     if (n < 8) FAIL(E_CORRUPT, "%s: %lld bytes are no safetensors file", st->name, (long long)n);
     for (int i = 7; i >= 0; i--) length = length << 8 | (unsigned char)bytes[i];
     if (length > SAFETENSORS_HEADER_MAX)
@@ -219,14 +257,17 @@ enum status safetensors_parse(struct safetensors **st, const void *bytes, int64_
 
 static enum status map_file(struct safetensors *st, const char *path)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd =
+        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe: no wait for its writer */
     struct stat info;
     void *map = MAP_FAILED;
 
-    if (fd < 0) FAIL(E_IO, "%s: %s", path, strerror(errno));
+    if (fd < 0)
+        FAIL(errno == ENOENT || errno == ENOTDIR ? E_MISSING : E_IO,
+             "%s: %s; name a file of weights, a .safetensors", path, strerror(errno));
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
         close(fd);
-        FAIL(E_IO, "%s is not a regular file", path);
+        FAIL(E_USAGE, "%s is no regular file: name a file of weights, a .safetensors", path);
     }
     if (info.st_size > 0) map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);

@@ -170,6 +170,9 @@ static void a_program_that_is_not_there(void **state)
     assert_int_equal(exit_code, 3);
 }
 
+static int
+    ignored; /* a signal that the launcher is started with ignored, as by nohup, and gets first; 0: none */
+
 /* Runs the launch in a process of its own, sends it a signal once n children are ready, and returns how it ended. */
 static int disturbed(const char *what, int n_ranks, int64_t grace_ms, int signal_number, int times,
                      int n_ready)
@@ -185,6 +188,7 @@ static int disturbed(const char *what, int n_ranks, int64_t grace_ms, int signal
         int exit_code = -1;
 
         alarm(60);
+        if (ignored) signal(ignored, SIG_IGN);
         o.n_ranks = n_ranks;
         o.grace_ms = grace_ms;
         o.progress = lines_are_steps; /* so that a restart would follow a failure */
@@ -193,6 +197,12 @@ static int disturbed(const char *what, int n_ranks, int64_t grace_ms, int signal
     }
     for (int i = 0; i < 2000 && lines_of(note) < n_ready; i++) usleep(10000);
     assert_int_equal(lines_of(note), n_ready);
+    if (ignored) {
+        kill(launcher, ignored);
+        usleep(700000); /* three looks of the launcher */
+        assert_int_equal(lines_of(note), n_ready);
+        assert_int_equal(waitpid(launcher, &how, WNOHANG), 0);
+    }
     for (int i = 0; i < times; i++) {
         kill(launcher, signal_number);
         usleep(300000);
@@ -226,16 +236,28 @@ static int none_alive(void)
 
 static void a_request_reaches_the_child(void **state)
 {
-    static const int each[] = { SIGTERM, SIGINT, SIGUSR1 };
+    static const int each[] = { SIGTERM, SIGINT, SIGUSR1, SIGHUP };
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         const int how = disturbed("obeys", 1, 20000, each[i], 1, 1);
 
         assert_true(WIFEXITED(how));
         assert_int_equal(WEXITSTATUS(how), 85);
         assert_int_equal(lines_of(note), 2);
     }
+}
+
+static void a_hangup_under_nohup_is_nothing(void **state)
+{
+    int how;
+
+    (void)state;
+    ignored = SIGHUP;
+    how = disturbed("obeys", 1, 20000, SIGTERM, 1, 1);
+    ignored = 0;
+    assert_true(WIFEXITED(how));
+    assert_int_equal(WEXITSTATUS(how), 85);
 }
 
 static void a_second_interrupt_hurries(void **state)
@@ -351,6 +373,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(restarts_may_have_words_of_their_own),
         cmocka_unit_test(a_program_that_is_not_there),
         cmocka_unit_test(a_request_reaches_the_child),
+        cmocka_unit_test(a_hangup_under_nohup_is_nothing),
         cmocka_unit_test(a_second_interrupt_hurries),
         cmocka_unit_test(what_does_not_obey_is_killed),
         cmocka_unit_test(no_orphan_is_left),

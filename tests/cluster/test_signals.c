@@ -1,4 +1,5 @@
-/* USR1, TERM and INT set the flag and nothing else; a second INT ends the process; a blocked USR1 is delivered when caught. */
+/* USR1, TERM, INT and HUP set the flag and say so once; a second INT ends the process; a blocked USR1 is delivered when caught; a
+ * HUP that was ignored stays so. */
 #include "cluster/signals.h"
 
 #include <setjmp.h>
@@ -39,10 +40,10 @@ static int end_of(const int *signals, int n, int block_first)
 
 static void one_is_a_request(void **state)
 {
-    static const int each[] = { SIGUSR1, SIGTERM, SIGINT };
+    static const int each[] = { SIGUSR1, SIGTERM, SIGINT, SIGHUP };
 
     (void)state;
-    for (int i = 0; i < 3; i++) assert_int_equal(end_of(&each[i], 1, 0), 0);
+    for (int i = 0; i < 4; i++) assert_int_equal(end_of(&each[i], 1, 0), 0);
 }
 
 static void many_are_no_more(void **state)
@@ -69,6 +70,80 @@ static void an_early_request_is_kept(void **state)
     assert_int_equal(end_of(NULL, 0, 1), 0);
 }
 
+static void a_hangup_under_nohup_is_nothing(void **state)
+{
+    const pid_t child = fork();
+    int how = 0;
+
+    (void)state;
+    if (child == 0) {
+        alarm(30);
+        signal(SIGHUP, SIG_IGN);
+        if (signals_catch() != OK) _exit(9);
+        raise(SIGHUP);
+        _exit(signals_stop_wanted() ? 8 : 0);
+    }
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+}
+
+/* What a child says on stderr, that is asked to stop twice, before its notice is known (early) or after. */
+static const char *said_by(int early, char text[512])
+{
+    int ends[2], how = 0;
+    size_t n = 0;
+    ssize_t got;
+    pid_t child;
+
+    assert_int_equal(pipe(ends), 0);
+    child = fork();
+    if (child == 0) {
+        alarm(30);
+        dup2(ends[1], STDERR_FILENO);
+        if (signals_catch() != OK) _exit(9);
+        if (early) raise(SIGTERM);
+        signals_notice("noted");
+        raise(SIGTERM);
+        raise(SIGUSR1);
+        _exit(0);
+    }
+    close(ends[1]);
+    while (n < 511 && (got = read(ends[0], text + n, 511 - n)) > 0) n += (size_t)got;
+    close(ends[0]);
+    text[n] = 0;
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+    return text;
+}
+
+static void a_request_is_acknowledged_once(void **state)
+{
+    char text[512];
+
+    (void)state;
+    assert_string_equal(said_by(0, text), "noted\n");
+    assert_string_equal(said_by(1, text), "noted\n");
+}
+
+static void a_reader_that_goes_ends_nothing(void **state)
+{
+    const pid_t child = fork();
+    int how = 0, ends[2];
+
+    (void)state;
+    if (child == 0) {
+        alarm(30);
+        if (pipe(ends) != 0 || signals_catch() != OK) _exit(9);
+        dup2(ends[1], STDERR_FILENO);
+        close(ends[0]);
+        signals_notice("noted");
+        raise(SIGINT);
+        _exit(signals_stop_wanted() ? 0 : 8);
+    }
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -76,6 +151,9 @@ int main(void)
         cmocka_unit_test(many_are_no_more),
         cmocka_unit_test(a_second_int_ends_it),
         cmocka_unit_test(an_early_request_is_kept),
+        cmocka_unit_test(a_hangup_under_nohup_is_nothing),
+        cmocka_unit_test(a_request_is_acknowledged_once),
+        cmocka_unit_test(a_reader_that_goes_ends_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

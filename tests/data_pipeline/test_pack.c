@@ -139,18 +139,23 @@ static uint64_t hash_of(const char *out)
     return hash;
 }
 
-static char *quarantine_of(const char *out)
+static char *text_of(const char *path)
 {
     static char text[1 << 16];
-    char path[2 * PATH];
-    FILE *f;
+    FILE *f = fopen(path, "re");
 
-    snprintf(path, sizeof path, "%s/quarantine.jsonl", in_root(out));
-    f = fopen(path, "re");
     CHECK(f != NULL);
     text[f ? fread(text, 1, sizeof text - 1, f) : 0] = 0;
     if (f) fclose(f);
     return text;
+}
+
+static char *quarantine_of(const char *out)
+{
+    char path[2 * PATH];
+
+    snprintf(path, sizeof path, "%s/quarantine.jsonl", in_root(out));
+    return text_of(path);
 }
 
 static int lines_of(const char *text)
@@ -543,6 +548,22 @@ static bool die_after(void *user, const struct pack_progress *p)
     return true;
 }
 
+/* As quietly; what it said is in the file "said". */
+static enum status saying(struct pack_options o, const char *out, const char *a)
+{
+    const int kept = dup(STDERR_FILENO), said = open(in_root("said"), O_CREAT | O_WRONLY, 0666);
+    enum status s;
+
+    dup2(said, STDERR_FILENO);
+    log_set_level(LOG_INFO);
+    s = pack_with(o, out, a, NULL);
+    log_set_level(LOG_WARN);
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    close(said);
+    return s;
+}
+
 static void test_stop(void)
 {
     struct pack_options o = usual();
@@ -552,7 +573,9 @@ static void test_stop(void)
     CHECK(pack("whole", "tars", NULL) == OK);
     o.progress = stop_after;
     o.user = &n;
-    CHECK(quietly(o, "a", "tars", NULL) == E_STOPPED);
+    CHECK(saying(o, "a", "tars") == E_STOPPED);
+    CHECK(strstr(text_of(in_root("said")), "stopped as asked after 1 of 3 parts"));
+    CHECK(!strstr(text_of(in_root("said")), "error")); /* it was asked for */
     CHECK(!exists("a/manifest.json") && exists("a/shard-00000-000.h5"));
     CHECK(told.n_parts_done == 1);
     CHECK(pack("a", "tars", NULL) == OK && told.n_parts_kept == 1);
@@ -655,7 +678,17 @@ static void test_usage(void)
     int lock;
 
     save_pairs("a.tar", 1, 2);
-    CHECK(quietly(usual(), "a", "nowhere.tar", NULL) == E_IO);
+    CHECK(quietly(usual(), "a", "nowhere.tar", NULL) == E_MISSING);
+    save_text("micro.yaml", "model:\n  depth: 3\n");
+    CHECK(quietly(usual(), "a", "micro.yaml", NULL) == E_USAGE);
+    CHECK(!exists("a")); /* nothing is left of what was never begun */
+    save_text("cut.tar", "model:\n  depth: 3\n");
+    CHECK(quietly(usual(), "cut", "cut.tar", NULL) == E_CORRUPT);
+    save_pairs("tar", 1, 2); /* known by what it begins with */
+    CHECK(pack("odd", "tar", NULL) == OK);
+    CHECK(quietly(usual(), "again", "odd", NULL) == E_USAGE); /* shards */
+    CHECK(quietly(usual(), "tar", "a.tar", NULL) == E_USAGE); /* a file */
+    CHECK(quietly(usual(), "tar/out", "a.tar", NULL) == E_USAGE);
     CHECK(mkdir(in_root("empty"), 0777) == 0);
     CHECK(quietly(usual(), "a", "empty", NULL) == E_USAGE);
     CHECK(mkdir(in_root("theirs"), 0777) == 0);

@@ -92,6 +92,12 @@ if has_ranks; then
 fi
 
 unset SAMFORGE_PLUGIN # what was built here
+mkdir "$stage/alone"
+cp "$samforge" "$stage/alone"
+ends 0 alone "$stage/alone/samforge" bench step "$config" --steps 1 run.device=auto
+says "device: the CPU (built without CUDA)$"
+ends 3 alone "$stage/alone/samforge" bench step "$config" --steps 1 run.device=cuda
+says "build it where CMake finds CUDA"
 if "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/own" train.steps=1 optim.milestones='[3]' \
     run.device=cuda >"$stage/own.log" 2>&1; then
     say "there is a GPU: $(grep -o 'device: .*' "$stage/own.log")"

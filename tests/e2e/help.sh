@@ -13,4 +13,18 @@ while read -r example; do
     quietly example sh -ec "$example" </dev/null
 done <../examples
 grep -q 'mean IoU' "$log" || die "the last example scored nothing"
+
+say "examples are of programs that setup builds; where another comes from is said"
+for command in $(samforge --help | sed -n '/^Commands/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+    samforge "$command" --help | sed -n '/^Examples/,/^$/s/^  //p' >../examples
+    ! grep -vE '^(samforge|mpirun) ' ../examples || die "an example of $command is of no program of setup's"
+done
+log=../bench.log
+samforge bench --help >"$log"
+says "samforge_emu" "bootstrap.sh test builds"
+
+say "what the help of train says of stopping and of mpirun"
+log=../train.log
+samforge train --help >"$log"
+says "A second INT ends it at once" "mpirun .*--bind-to none"
 echo "passed"

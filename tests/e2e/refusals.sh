@@ -15,6 +15,20 @@ ends 2 inspect "$samforge" inspect "$stage/nowhere"
 says "name a folder of shards"
 ln -s loop "$stage/loop"
 ends 1 inspect "$samforge" inspect "$stage/loop" # it may be there
+ends 2 pack "$samforge" pack "$stage/nowhere" "$stage/none"
+says "name tars"
+ends 2 pack "$samforge" pack "$config" "$stage/none"
+says "is no tar"
+ends 2 pack "$samforge" pack "$stage/tars" "$config"
+says "is a file: name a folder"
+head -c 3000 "$stage/tars/sa_000000.tar" >"$stage/cut.tar"
+ends 4 pack "$samforge" pack "$stage/cut.tar" "$stage/cut" # a tar all the same
+say "a file where a folder is to be"
+ends 2 folder "$samforge" train "$config" data.train="$stage/train" run.folder="$config"
+says "is a file: name a folder"
+say "a configuration that says nothing"
+ends 2 config "$samforge" train /dev/null data.train="$stage/train" run.folder="$stage/none"
+says "sets nothing" "configs/micro.yaml"
 say "a device that goes by another name here"
 ends 2 gpu "$samforge" train "$config" data.train="$stage/train" run.device=gpu
 says "did you mean cuda?"
@@ -27,6 +41,13 @@ ends 2 launch "$samforge" launch -n 2 pack "$stage/tars" "$stage/none"
 says "launch runs train or eval" "not pack"
 ends 2 launch "$samforge" launch -n 2 plan "$config"
 says "not plan"
+ends 2 launch "$samforge" launch -n 1000 "$config" data.train="$stage/train" run.folder="$stage/none"
+says "1000 ranks for a batch of 6" "-n 6 or fewer"
+# what only prints needs no ranks, nor the mpirun that they need
+for words in "$config --dump-config" "train --fields" "train --help" "eval --help"; do
+    # shellcheck disable=SC2086
+    ends 0 launch env PATH=/nowhere "$samforge" launch -n 1000 $words
+done
 ends 2 bench "$samforge" bench stpe "$config"
 says "did you mean step?" "bench --help"
 ends 2 loader "$samforge" bench loader "$stage/train" --count
@@ -64,6 +85,8 @@ ends 3 emu "$samforge" bench step "$config" --device emu
 says "samforge_emu has" "cpu computes the same"
 ends 3 emu "$samforge" plan "$config" run.device=emu
 says "samforge_emu has"
+ends 3 elf env SAMFORGE_PLUGIN="$stage" "$samforge" bench step "$config" --device cuda
+says "is a folder, not a module" "or unset it"
 echo nothing >"$stage/rubbish.so"
 ends 3 elf env SAMFORGE_PLUGIN="$stage/rubbish.so" "$samforge" bench step "$config" --device cuda
 says "rubbish.so" "or unset it"
@@ -89,6 +112,45 @@ for file in rank-0000.h5 manifest.json; do
     *) says '"newer_damaged": 1' '"unreadable": 0' ;;
     esac
 done
+
+say "a disk without room for a checkpoint: no step is begun, by no restart either"
+if unshare -rm true 2>/dev/null; then
+    mkdir "$stage/disk"
+    # shellcheck disable=SC2016
+    ends 1 full unshare -rm sh -c 'mount -t tmpfs -o size=3m none "$1" && shift && "$@"' - "$stage/disk" \
+        "$samforge" launch --restarts 1 train "$config" data.train="$stage/train" run.folder="$stage/disk/run"
+    says "a checkpoint needs .* MB and the disk has" "1 restarts in a row brought no progress"
+    ! grep -q "step:" "$log" || die "it has trained all the same"
+else
+    say "skipped: no name space to mount a small disk in"
+fi
+
+say "what is neither a run nor a checkpoint nor weights, and never was"
+cp -r "$stage/run" "$stage/lost"
+rm -rf "$stage/lost/checkpoints"
+cp -r "$stage/lost" "$stage/young"
+rm "$stage/young/status.json"
+ends 4 lost "$samforge" inspect "$stage/lost" # it has had some
+says "has saved checkpoints" "restore"
+mkdir "$stage/parent"
+ln -s "$stage/train" "$stage/parent/shards"
+cp "$config" "$stage/text.safetensors"
+for command in "inspect" "eval"; do
+    for what in young parent empty text.safetensors run/checkpoints; do
+        set -- "$stage/$what"
+        [ $command = inspect ] || set -- "$@" "$stage/val" --config "$config"
+        ends 2 none "$samforge" $command "$@"
+        case $what in
+        young) says "without a checkpoint: the first comes after" ;;
+        parent) says "such as .*parent/shards" ;;
+        empty) says "name one of these" ;;
+        text*) says "is a text, not weights" ;;
+        *) says "such as .*step-00000008" ;;
+        esac
+    done
+done
+ends 2 none "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/none" --weights "$config"
+says "is a file" "safetensors"
 
 say "rolled back: the newest is not of the greatest step"
 rm -rf "$stage/copy"

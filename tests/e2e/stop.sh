@@ -1,5 +1,6 @@
 #!/bin/sh
-# A run asked to stop saves, exits with 85, and goes on to the same end; by signal and by --stop-after.
+# A run asked to stop saves, exits with 85, and goes on to the same end; by signal and by --stop-after. What is asked for within a
+# long step is acknowledged at once.
 . "$(dirname "$0")/stage.sh"
 needs_ranks
 settings="train.steps=60 optim.milestones=[40] checkpoint.every=0"
@@ -34,6 +35,64 @@ stopped() {
 }
 stopped USR1 2
 stopped TERM 1
+stopped HUP 1
+
+# until_true COMMAND…: waits for it to be true of the run in the background, whose output is in $log
+until_true() {
+    tries=0
+    until "$@"; do
+        tries=$((tries + 1))
+        [ $tries -lt 600 ] || die "not in a minute: $*; but: $(tail -n 3 "$log")"
+        sleep 0.1
+    done
+}
+heard() { until_true grep -q -- "$1" "$log"; }
+
+say "a step that takes long: a warning, an acknowledgement, an end"
+log=$stage/long.log
+"$samforge" train "$config" data.train="$stage/train" run.folder="$stage/long" train.batch=65536 train.masks=512 run.threads=2 \
+    run.device=cpu optim.milestones='[3]' >"$log" 2>&1 &
+pid=$!
+heard "warn: on the CPU a step takes about .* hours.*train.batch"
+! grep -q "stop requested" "$log" || die "acknowledged what nobody has asked for"
+kill -INT $pid
+heard "^stop requested: .* second INT"
+kill -0 $pid || die "one INT ended it"
+kill -INT $pid
+rc=0
+{ wait $pid; } 2>/dev/null || rc=$?
+[ $rc = 130 ] || die "two INT ended it with $rc, not 130"
+
+say "asked for while it is set up, held by a pipe in the place of a file: no step is begun"
+log=$stage/early.log
+mkfifo "$stage/pipe"
+SAMFORGE_PLUGIN=$stage/pipe "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/early" run.device=auto \
+    >"$log" 2>&1 &
+pid=$!
+# until it is the program, and catches INT
+is_ready() { grep -q 'Name:.*samforge' /proc/$pid/status && grep -q 'SigCgt:.*[2367abef]$' /proc/$pid/status; }
+until_true is_ready
+kill -INT $pid
+heard "^stop requested"
+: >"$stage/pipe"
+rc=0
+wait $pid || rc=$?
+[ $rc = 85 ] || die "ended with $rc, not 85: $(tail -n 3 "$log")"
+says "stopped as asked at step 0"
+
+say "the reader of the output is gone, as tee is after a Ctrl-C on both"
+mkfifo "$stage/reader"
+log=$stage/orphan.log
+# shellcheck disable=SC2086
+"$samforge" launch train "$config" data.train="$stage/train" run.folder="$stage/orphan" $settings train.steps=100000 \
+    >"$stage/reader" 2>&1 &
+pid=$!
+head -n 3 <"$stage/reader" >"$log"
+until_true grep -q '"step":2' "$stage/orphan/metrics.jsonl"
+kill -INT $pid
+rc=0
+wait $pid || rc=$?
+[ $rc = 85 ] || die "ended with $rc, not 85"
 
 say "--stop-after"
 rc=0

@@ -33,6 +33,7 @@ static const char *said(const char *module)
         plugin_set_local_rank(0);
         printf("%s\n", ops_find("cuda") ? "found" : plugin_reason());
         if (ops_find("cuda") && ops_find("cuda")->open() != OK) printf("not opened\n");
+        if (module && plugin_is_absent()) printf("absent, which was named: disagree\n");
         if (!ops_find("cuda") != !plugin_table()) printf("table and ops disagree\n");
         fflush(NULL);
         _exit(0);

@@ -516,7 +516,31 @@ static void weights_alone(void **state)
     checkpoint_close(k);
     assert_int_equal(checkpoint_open(&k, in_run("step-00000005")), OK);
     checkpoint_close(k);
-    assert_int_equal(checkpoint_open(&k, scratch), E_CORRUPT);
+}
+
+/* What was never a checkpoint is not a damaged one. */
+static void what_is_none(void **state)
+{
+    struct checkpoint *k = NULL;
+    char path[600];
+
+    (void)state;
+    assert_int_equal(save(run, 5, 1, 1, 0), OK);
+    assert_int_equal(checkpoint_open(&k, "/nowhere"), E_MISSING);
+    assert_int_equal(checkpoint_open(&k, scratch), E_USAGE); /* it holds runs */
+    snprintf(path, sizeof path, "%s/checkpoints", run);
+    assert_int_equal(checkpoint_open(&k, path), E_USAGE); /* it holds checkpoints */
+    snprintf(path, sizeof path, "%s/manifest.json", in_run("step-00000005"));
+    assert_int_equal(checkpoint_open(&k, path), E_USAGE); /* a file */
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(checkpoint_open(&k, in_run("step-00000005")), E_CORRUPT);
+    snprintf(path, sizeof path, "%s/new", scratch);
+    assert_int_equal(mkdir(path, 0777), 0);
+    assert_int_equal(checkpoint_open(&k, path), E_USAGE);
+    snprintf(path, sizeof path, "%s/new/checkpoints", scratch);
+    assert_int_equal(mkdir(path, 0777), 0);
+    snprintf(path, sizeof path, "%s/new", scratch);
+    assert_int_equal(checkpoint_open(&k, path), E_MISSING); /* before its first */
 }
 
 static int start(void **state)
@@ -550,6 +574,7 @@ int main(void)
         cmocka_unit_test_setup(a_save_that_fails_leaves_the_old_one, begin_run),
         cmocka_unit_test_setup(killed_at_any_moment, begin_run),
         cmocka_unit_test_setup(weights_alone, begin_run),
+        cmocka_unit_test_setup(what_is_none, begin_run),
     };
 
     return cmocka_run_group_tests(tests, start, finish);

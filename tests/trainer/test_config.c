@@ -243,6 +243,7 @@ static void parents_come_first(void **state)
 
 static void families_that_cannot_be(void **state)
 {
+    char *const over[] = { "train.rounds=5" };
     struct config c;
     char name[32], body[64];
 
@@ -261,11 +262,17 @@ static void families_that_cannot_be(void **state)
                      E_CONFIG);
     for (int i = 0; i < 9; i++) {
         snprintf(name, sizeof name, "g%d.yaml", i);
-        snprintf(body, sizeof body, i ? "extends: g%d.yaml\n" : "train:\n", i - 1);
+        snprintf(body, sizeof body, i ? "extends: g%d.yaml\n" : "train:\n  batch: 2\n", i - 1);
         assert_int_equal(config_load(&c, write_file(name, body), NULL, 0), i < 8 ? OK : E_CONFIG);
     }
     assert_int_equal(config_load(&c, scratch, NULL, 0), E_CONFIG); /* a folder */
     assert_int_equal(config_load(&c, "/dev/zero", NULL, 0), E_CONFIG);
+    assert_int_equal(config_load(&c, "/dev/null", NULL, 0), E_CONFIG);
+    assert_int_equal(config_load(&c, write_file("0.yaml", "# depth: 3\n"), over, 1), E_CONFIG);
+    assert_int_equal(config_load(&c, write_file("0.yaml", "model:\n"), NULL, 0), E_CONFIG);
+    assert_int_equal(config_load(&c, write_file("1.yaml", "extends: 0.yaml\n"), NULL, 0), E_CONFIG);
+    write_file("0.yaml", "train:\n  batch: 2\n");
+    assert_int_equal(config_load(&c, write_file("1.yaml", "extends: 0.yaml\n"), NULL, 0), OK);
 }
 
 /* ---- all fields -------------------------------------------------------------------------------

@@ -215,6 +215,18 @@ static void where_nothing_can_be_made(void **state)
     assert_null(f);
 }
 
+static void a_file_in_its_place_is_wrong_configuration(void **state)
+{
+    struct run_folder *f = NULL;
+
+    (void)state;
+    strcpy(config.run_folder, "/proc/self/exe");
+    assert_int_equal(enter(&f, false), E_CONFIG);
+    strcpy(config.run_folder, "/proc/self/exe/runs/a");
+    assert_int_equal(enter(&f, false), E_CONFIG);
+    assert_null(f);
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -238,6 +250,7 @@ int main(void)
         cmocka_unit_test_setup(another_configuration, begin),
         cmocka_unit_test_setup(status_says_how_far, begin),
         cmocka_unit_test_setup(where_nothing_can_be_made, begin),
+        cmocka_unit_test_setup(a_file_in_its_place_is_wrong_configuration, begin),
     };
 
     return cmocka_run_group_tests(tests, start, finish);

@@ -134,6 +134,19 @@ static void cut_off_at_every_byte(void **state)
     assert_int_equal(parse(n), OK);
 }
 
+/* What was never such a file, by mistake or by a download that got an error's page, is no damaged one. */
+static void another_form_is_wrong_usage(void **state)
+{
+    static const char *const other[] = { "model:\n  name: micro\n", "<html>", "PK\003\004 torch",
+                                         "\211HDF\r\n\032\n more", "\037\213\010 packed" };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        memcpy(bytes, other[i], strlen(other[i]));
+        assert_int_equal(parse((int64_t)strlen(other[i])), E_USAGE);
+    }
+}
+
 static void absurd_header_lengths(void **state)
 {
     const int64_t n = build("{}", 0);
@@ -261,6 +274,7 @@ int main(void)
         cmocka_unit_test(good_headers),
         cmocka_unit_test(bad_headers),
         cmocka_unit_test(cut_off_at_every_byte),
+        cmocka_unit_test(another_form_is_wrong_usage),
         cmocka_unit_test(absurd_header_lengths),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(refused_writes_leave_nothing),
