@@ -1,5 +1,4 @@
-/* mutate list | constants FILE; mutate apply FILE NUMBER; mutate switch FILE [NUMBER]…;
- * mutate run SECONDS PROGRAM [ARGUMENT]…
+/* mutate list | constants FILE; mutate apply FILE NUMBER; mutate switch FILE [NUMBER]….
  *
  * A mutant is a CUDA source with one token of device code changed: a barrier or wait is gone, a bound
  * is off by one, an index adds one more or subtracts, a mask names half the lanes. list prints one a
@@ -8,25 +7,17 @@
  * apply prints the mutated source. switch prints one with all mutants in it but those numbered, each
  * on a line of its own and chosen at run time: by mutant_is(number), which tests/emu/mutant.h defines.
  * constants lists those that cannot be, as far as tokens tell: constants of enums, sizes of arrays.
- * run says what a test on the emulator made of it, in one word.
  *
  * Changed are bodies of functions with __global__ or DEVICE before them, and constants of enums; what
  * nvcc alone sees (#ifdef __CUDACC__), preprocessor lines and host code are not. Floating-point
  * arithmetic is left alone: its tokens are found by the word float or double before them in the
  * statement, unless they stand in [ ]. tests/emu/mutate.sh drives this. */
 #include <ctype.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 enum { MAX_BYTES = 1 << 20, MAX_TOKENS = 1 << 17, MAX_MUTANTS = 1 << 14, MAX_TEXT = 1024 };
 
@@ -590,98 +581,11 @@ static void print_constants(void)
         if (mutant[i].function < 0 || is_size(token_at(mutant[i].at))) printf("%d\n", i);
 }
 
-/* ---- a mutant's test -------------------------------------------------------------------------- */
-
-static double now_s(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* What a line of a test's output says against it; NULL: nothing. */
-static const char *verdict_of(const char *line)
-{
-    if (strncmp(line, "emu: FAULT", 10) == 0) return "fault";
-    if (strncmp(line, "emu: HOST-OOB", 13) == 0)
-        return NULL; /* no kernel's; planted, and counted */
-    if (strncmp(line, "emu: ", 5) == 0) return "report";
-    if (strstr(line, "/tests/") || strstr(line, "Assertion")) return "numbers";
-    return NULL;
-}
-
-enum { PATIENCE = 20 }; /* of the clock for the processor's time: the machine may be busy */
-
-/* Reads until there is a verdict, the end, or no time left. */
-static const char *watch(int fd, double until)
-{
-    char line[MAX_TEXT];
-    size_t n = 0;
-
-    for (;;) {
-        struct pollfd p = { .fd = fd, .events = POLLIN };
-        const double left = until - now_s();
-        const char *verdict;
-        char c;
-
-        if (left <= 0 || poll(&p, 1, (int)(left * 1000) + 1) == 0) return "time";
-        if (read(fd, &c, 1) != 1) return NULL;
-        if (c != '\n' && n + 1 < sizeof line) {
-            line[n++] = c;
-            continue;
-        }
-        line[n] = 0;
-        n = 0;
-        if ((verdict = verdict_of(line))) return verdict;
-    }
-}
-
-/* The first complaint ends the test: report (the emulator's), fault, numbers (the test's own), time
- * (none within that many seconds of a processor); or survived. Prints that, and the seconds. */
-static void run(int seconds, char **command)
-{
-    const struct rlimit limit = { (rlim_t)seconds, (rlim_t)seconds + 1 };
-    const char *verdict;
-    struct rusage used;
-    int ends[2], status = 0;
-
-    if (pipe(ends) != 0) fail("run", "no pipe");
-    const pid_t pid = fork();
-
-    if (pid < 0) fail("run", "no process");
-    if (pid == 0) {
-        setpgid(0, 0);
-        setrlimit(RLIMIT_CPU, &limit);
-        dup2(ends[1], 1);
-        dup2(ends[1], 2);
-        close(ends[0]);
-        close(ends[1]);
-        execv(command[0], command);
-        _exit(127);
-    }
-    setpgid(pid, pid);
-    close(ends[1]);
-    verdict = watch(ends[0], now_s() + PATIENCE * (double)seconds);
-    if (verdict) kill(-pid, SIGKILL);
-    if (waitpid(pid, &status, 0) != pid) fail("run", "lost the test");
-    if (!verdict && WIFEXITED(status) && WEXITSTATUS(status) == 127)
-        fail(command[0], "did not run");
-    if (!verdict && WIFSIGNALED(status)) verdict = WTERMSIG(status) == SIGXCPU ? "time" : "fault";
-    if (!verdict) verdict = status ? "numbers" : "survived";
-    getrusage(RUSAGE_CHILDREN, &used);
-    printf("%s %ld\n", verdict, (long)used.ru_utime.tv_sec + (long)used.ru_stime.tv_sec + 1);
-}
-
 int main(int argc, char **argv)
 {
-    static const char usage[] = "list FILE | constants FILE | apply FILE NUMBER | "
-                                "switch FILE [NUMBER]… | run SECONDS PROGRAM [ARGUMENT]…";
+    static const char usage[] =
+        "list FILE | constants FILE | apply FILE NUMBER | switch FILE [NUMBER]…";
 
-    if (argc >= 4 && strcmp(argv[1], "run") == 0) {
-        run(atoi(argv[2]), argv + 3);
-        return 0;
-    }
     if (argc < 3) fail("usage", usage);
     read_source(argv[2]);
     read_tokens();

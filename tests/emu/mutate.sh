@@ -6,7 +6,7 @@
 # matches.
 # A survivor must be explained in tests/emu/mutants.explained; one that is not fails the run, and so does an
 # explanation of a mutant that does not exist or does not survive. SETTINGS is written by CMake:
-# build/tests/emu/mutate.settings, in a build whose targets emu, cuda_checked, cuda_fast, check and mutate are made.
+# build/tests/emu/mutate.settings, in a build whose targets emu, cuda_checked, cuda_fast, check, mutate and verdict are made.
 #
 # All mutants are compiled into one program, which is told at run time which to be; only where the compiler wants a
 # constant, a mutant is a program of its own. Tests begin with their small cases, so that a few seconds of them find
@@ -40,7 +40,7 @@ build() {
 ask() {
     limit=$4
     [ -n "$limit" ] || limit=$(cat "$work/$1_$(basename "$2" .cu).limit")
-    EMU_SEED=$3 EMU_MUTANTS=$in_force "$mutate" run "$limit" "$work/$program/$1_$(basename "$2" .cu)" emu | cut -d' ' -f1
+    EMU_SEED=$3 EMU_MUTANTS=$in_force "$verdict_of" "$limit" "$work/$program/$1_$(basename "$2" .cu)" emu | cut -d' ' -f1
 }
 
 # try KIND SEEDS [SECONDS]: the verdict of all units' tests, until one is noticed; that none is in so many seconds
@@ -145,7 +145,7 @@ prepare() {
         ld -r "$work/test.o" "$work/ops_emu.o" "$work/mutant.o" $rest $emu_objects $archives -o "$work/$1_$noun.o" &&
         strip --strip-debug "$work/$1_$noun.o" &&
         build "$1" "$2" || return 1
-    set -- "$1" $("$mutate" run 1000 "$work/all/$1_$noun" emu)
+    set -- "$1" $("$verdict_of" 1000 "$work/all/$1_$noun" emu)
     [ "$2" = survived ] || {
         echo "test_$noun, $1: $2, though nothing is mutated"
         return 1
