@@ -101,6 +101,12 @@ struct exchange_part {
 };
 enum { EXCHANGE_ID_BYTES = 128 };
 
+/* What a device says of its memory and of recorded steps. */
+struct device_usage {
+    int64_t bytes; /* in use, of whatever process, what the driver took for itself with it */
+    int64_t graphs_made, graphs_changed; /* of recorded steps: made anew, given new parameters */
+};
+
 /* How often a kernel was launched. The name is the kernel's in its source, template arguments as
  * written there; it lives as long as the program. */
 struct launch_count {
@@ -151,6 +157,9 @@ struct ops {
     enum status (*record_begin)(struct stream *s);
     enum status (*record_end)(bool keep, struct stream *s);
     enum status (*replay)(struct stream *s);
+
+    /* NULL where a backend has nothing to say. */
+    enum status (*usage)(struct device_usage *u);
 
     /* Counting; NULL where a backend cannot. From count(true) on launches are checked and counted,
      * not run; alloc reserves addresses that are never touched, so ask before memory is taken;

@@ -347,6 +347,12 @@ void report_device(const struct bench_step *b, const struct account *a)
            100 * b->flops_reference / b->step_seconds / b->limits.product,
            100 * b->flops / b->step_seconds / b->limits.product);
     printf("  memory taken from the device %.3f GB\n", (double)b->memory / 1e9);
+    if (b->used_before >= 0)
+        printf(
+            "  in use there %.3f GB more than before, the driver's own for graphs with it; graphs "
+            "made %lld, given new parameters %lld\n",
+            (double)(b->usage.bytes - b->used_before) / 1e9, (long long)b->usage.graphs_made,
+            (long long)b->usage.graphs_changed);
     if (!isnan(b->idle))
         printf("  idle at most %.1f %%: 1 − Σ (ops by themselves, less a wait each; prompts, loss, "
                "sums, "
@@ -361,15 +367,30 @@ void report_device(const struct bench_step *b, const struct account *a)
         "GPUs hidden; no drop path but the configuration's\n");
 }
 
+/* null where the device does not say */
+static json_t *in_use_json(const struct bench_step *b)
+{
+    if (b->used_before < 0) return json_null();
+    return json_integer((json_int_t)(b->usage.bytes - b->used_before));
+}
+
+static json_t *graphs_json(const struct bench_step *b)
+{
+    if (b->used_before < 0) return json_null();
+    return json_pack("{s:I, s:I}", "made", (json_int_t)b->usage.graphs_made, "changed",
+                     (json_int_t)b->usage.graphs_changed);
+}
+
 json_t *report_device_json(const struct bench_step *b, const struct account *a)
 {
     const double a100 = projected_seconds(b, a);
 
     return json_pack(
-        "{s:f, s:f, s:I, s:f, s:f, s:I, s:o, s:f, s:f, s:f, s:f}", "product_flops",
+        "{s:f, s:f, s:I, s:f, s:f, s:I, s:o, s:o, s:o, s:f, s:f, s:f, s:f}", "product_flops",
         b->limits.product, "copy_bytes_per_second", b->limits.copy, "product_side",
         (json_int_t)b->side, "mfu", b->flops_reference / b->step_seconds / b->limits.product, "hfu",
-        b->flops / b->step_seconds / b->limits.product, "memory", (json_int_t)b->memory, "idle",
+        b->flops / b->step_seconds / b->limits.product, "memory", (json_int_t)b->memory, "in_use",
+        in_use_json(b), "graphs", graphs_json(b), "idle",
         isnan(b->idle) ? json_null() : json_real(b->idle), "gpu_hours",
         gpu_hours(b, b->step_seconds), "a100_seconds_projected", a100, "a100_hours_projected",
         gpu_hours(b, a100), "a100_hours_paper", PAPER_GPU_HOURS);

@@ -52,6 +52,10 @@ static enum status limits(struct bench *b)
     if (b->ops->host_memory) return OK;
     TRY(sam_precision(b->c, b->ops, &compute));
     TRY(bench_device_limits(b->ops, compute, b->out->side, &b->out->limits));
+    if (b->ops->usage) {
+        TRY(b->ops->usage(&b->out->usage));
+        b->out->used_before = b->out->usage.bytes;
+    }
     b->ops = bench_device_counted(b->ops);
     return OK;
 }
@@ -248,6 +252,7 @@ static enum status measure(struct bench *b, struct bench_step *out, bool ops)
         b->more = i + 1 < out->n_timed;
         TRY(step(b, i));
     }
+    if (b->ops->usage) TRY(b->ops->usage(&out->usage));
     out->step_seconds = median(b->step, out->n_timed);
     out->step_min = b->step[0];
     out->step_max = b->step[out->n_timed - 1];
@@ -266,6 +271,7 @@ enum status bench_step_run(struct bench_step *out, bool ops)
     struct bench b = { .c = out->config, .out = out };
     enum status s;
 
+    out->used_before = -1;
     if (!out->config->train_box_multimask)
         FAIL(E_CONFIG, "bench times the default recipe: leave train.box_multimask true");
     s = measure(&b, out, ops);

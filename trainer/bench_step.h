@@ -42,7 +42,10 @@ struct bench_step {
     /* out, of devices with memory of their own: */
     struct bench_limits limits;
     int64_t memory; /* bytes of the device that training takes */
-    double idle;    /* share of the step, at most, when ops were timed; else NaN */
+    /* behind the timed steps, of devices that say it: bytes in use, those before training took any apart */
+    struct device_usage usage;
+    int64_t used_before; /* -1: it does not say */
+    double idle;         /* share of the step, at most, when ops were timed; else NaN */
     struct bench_op op[BENCH_N_PARTS][NODE_OP_COUNT];
 };
 

@@ -24,6 +24,7 @@ static struct {
     bool anew;  /* what is recorded becomes an executable anew */
     bool ready; /* to be launched */
     cudaStream_t queue;
+    int64_t n_made, n_changed; /* executables */
 } graph;
 
 static enum status take_piece(struct step *t)
@@ -66,6 +67,7 @@ static enum status update(cudaGraphExec_t executable, cudaGraph_t recorded, bool
     const cudaError_t e = cudaGraphExecUpdate(executable, recorded, &why);
 
     *updated = e == cudaSuccess;
+    graph.n_changed += *updated;
     if (e == cudaSuccess) return OK;
     (void)cudaGetLastError(); /* another shape is no failure, and not to be found by a launch */
     if (e != cudaErrorGraphExecUpdateFailure && e != cudaErrorNotSupported)
@@ -89,6 +91,7 @@ static enum status make_executable(struct step *t, cudaGraph_t recorded)
     }
     CUDA(cudaGraphInstantiate(&t->executable, recorded, 0),
          "making a step's graph; run.graph=off does without", 0);
+    graph.n_made++;
     return OK;
 }
 
@@ -119,6 +122,12 @@ enum status graph_replay(void)
     CUDA(cudaEventRecord(t->over, graph.queue), "an event behind a step", 0);
     t->in_flight = true;
     return OK;
+}
+
+void graph_counts(int64_t *made, int64_t *changed)
+{
+    *made = graph.n_made;
+    *changed = graph.n_changed;
 }
 
 void graph_make_anew(void)

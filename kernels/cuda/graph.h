@@ -20,6 +20,9 @@ enum status graph_replay(void) MUST_CHECK;
 
 bool graph_is_recording(void);
 
+/* Executable graphs so far: made, and given new parameters. */
+void graph_counts(int64_t *made, int64_t *changed);
+
 /* The step being recorded holds what an executable cannot be given new parameters for (NCCL's nodes): it becomes one anew. */
 void graph_make_anew(void);
 

@@ -76,6 +76,7 @@ static const struct plugin_table table = {
              .zero = runtime_zero,
              .accumulate = accumulate_cuda,
              .sync = runtime_sync,
+             .usage = runtime_usage,
 #ifndef LAUNCH_CHECKED /* waiting behind each launch is what recording cannot do */
              .record_begin = runtime_record_begin,
              .record_end = runtime_record_end,

@@ -291,6 +291,16 @@ enum status runtime_replay(struct stream *s)
     return graph_replay();
 }
 
+enum status runtime_usage(struct device_usage *u)
+{
+    size_t unused, all;
+
+    CUDA(cudaMemGetInfo(&unused, &all), "asking for the GPU's memory", 0);
+    u->bytes = (int64_t)(all - unused);
+    graph_counts(&u->graphs_made, &u->graphs_changed);
+    return OK;
+}
+
 /* ---- memory for tests ------------------------------------------------------------------------- */
 void *runtime_shared_alloc(int64_t bytes)
 {

@@ -324,7 +324,8 @@ def one_turn(step, good, samforge, model, z, a, into):
     into["phases"].setdefault("samforge", []).append(said["phases"])
     into["attention"].setdefault("samforge", []).append(sum(o["seconds"] for o in ops))
     if said.get("on_device"):
-        into["memory"].setdefault("samforge", []).append(said["on_device"]["memory"])
+        device = said["on_device"]  # with what the driver takes for graphs, where that is more
+        into["memory"].setdefault("samforge", []).append(max(device["memory"], device.get("in_use") or 0))
     into["samforge"] = said
 
 

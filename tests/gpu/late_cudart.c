@@ -200,7 +200,8 @@ cudaError_t cudaFree(void *p)
 
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *all)
 {
-    *unused = *all = (size_t)late.memory;
+    *unused = (size_t)(late.memory - late.in_use);
+    *all = (size_t)late.memory;
     return cudaSuccess;
 }
 

@@ -10,7 +10,7 @@
 struct late_machine {
     cudaError_t count_error; /* of cudaGetDeviceCount */
     int n_devices, major;
-    int64_t memory;         /* bytes that cudaMalloc has */
+    int64_t memory, in_use; /* bytes that cudaMalloc has, and that are said to be taken */
     cudaError_t sync_error; /* what a failed kernel leaves behind */
     int64_t n_waits;        /* counted: events and streams waited for while something was queued */
     int device;             /* counted: the one that was set */

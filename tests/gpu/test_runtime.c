@@ -150,10 +150,12 @@ static void check_step(const unsigned char *there, int n, int seed, struct strea
 static void a_step_is_recorded_and_replayed(void)
 {
     struct stream s = { .queue = runtime_queue() };
+    struct device_usage before, after;
     void *there;
 
     CHECK(runtime_alloc(&there, 20000) == OK && runtime_sync(&s) == OK);
     late.n_instantiated = 0;
+    CHECK(runtime_usage(&before) == OK);
     CHECK(record(there, 3, 0, &s) == OK);
     for (int i = 0; i < 8; i++) {
         const int n = i == 4 ? 5 : 3, next = i + 1 == 4 ? 5 : 3;
@@ -166,6 +168,10 @@ static void a_step_is_recorded_and_replayed(void)
     }
     CHECK(late.n_executables == 2 && late.n_graphs == 0 && late.last_error == cudaSuccess);
     CHECK(late.n_instantiated == 4); /* two that hold steps by turns; the longer one, and back */
+    late.in_use = 12345;
+    CHECK(runtime_usage(&after) == OK && after.bytes == 12345);
+    CHECK(after.graphs_made == before.graphs_made + 4 &&
+          after.graphs_changed == before.graphs_changed + 5);
     /* what is recorded again replaces what was not replayed */
     CHECK(record(there, 3, 7, &s) == OK);
     CHECK(runtime_replay(&s) == OK);
