@@ -9,7 +9,7 @@
 
 enum { NOTICE_ROOM = 256 };
 
-static volatile sig_atomic_t wanted, interrupts;
+static volatile sig_atomic_t wanted, interrupts, silent_term;
 static char notice[NOTICE_ROOM];
 static atomic_int notice_bytes; /* 0: nothing to say; whoever takes them says it */
 
@@ -32,18 +32,24 @@ static void handle(int signal_number)
         signal(SIGINT, SIG_DFL);
         raise(SIGINT);
     }
-    say_notice();
+    if (signal_number != SIGTERM || !silent_term) say_notice();
     errno = kept;
 }
 
-void signals_notice(const char *line)
+void signals_notice(const char *line, bool at_term)
 {
     /* below a terminal's ^C and line of progress */
     const char *begin = isatty(STDERR_FILENO) == 1 ? "\n" : "";
     const int n = snprintf(notice, sizeof notice, "%s%s\n", begin, line);
 
+    silent_term = !at_term;
     atomic_store(&notice_bytes, n < NOTICE_ROOM ? n : NOTICE_ROOM - 1);
     if (wanted) say_notice();
+}
+
+void signals_silence(void)
+{
+    atomic_store(&notice_bytes, 0);
 }
 
 static bool is_ignored(int signal_number)

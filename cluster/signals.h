@@ -14,8 +14,10 @@ enum status signals_catch(void) MUST_CHECK;
 bool signals_stop_wanted(void);
 
 /* What the first request says on stderr, at once, however long the work at hand still takes; a request that has come already
- * says it now. A line without its end, of up to 250 bytes. */
-void signals_notice(const char *line);
+ * says it now. A line without its end, of up to 250 bytes. at_term: a TERM too; mpirun sends one to ranks that it is about to kill.
+ * silence: nothing is said any more, for the end has another reason. */
+void signals_notice(const char *line, bool at_term);
+void signals_silence(void);
 
 /* For commands that have nothing to save: from now on a request ends the process at once. */
 enum status signals_release(void) MUST_CHECK;

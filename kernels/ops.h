@@ -143,7 +143,8 @@ struct ops {
      * EXCHANGE_ID_BYTES, on one rank, which tells the others. join: collective, once a process, behind
      * open; its wait has no limit of its own, nor has one for an exchange: a watchdog must be on.
      * exchange: joins the queue. Whatever is sent has a receiver that does the same, the parts between
-     * two ranks in the same order on both; all exchanges of a process join one queue. leave: collective. */
+     * two ranks in the same order on both; all exchanges of a process join one queue. leave: collective;
+     * what is recorded is dropped. */
     enum status (*exchange_id)(void *id);
     enum status (*exchange_join)(const void *id, int rank, int n_ranks);
     enum status (*exchange)(const struct exchange_part *part, int64_t n, struct stream *s);

@@ -140,7 +140,9 @@ static enum status launch(struct batch *b, int64_t step, int64_t t, bool more)
 
     if (b->next_failed != OK) {
         status_release(b->next_why);
-        return b->next_failed;
+        /* whoever returns first may end all: not before the reason is said */
+        return b->learner->comm->n_ranks > 1 ? agree_worst(b->learner->comm, b->next_failed)
+                                             : b->next_failed;
     }
     if (b->n_held == 0 || b->learner->update != t) TRY(prepare(b, step, t));
     watchdog_feed("forward and backward", step, batch_limit_ms(b));

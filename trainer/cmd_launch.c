@@ -34,7 +34,7 @@ static const struct option_spec spec = {
         "INT, TERM, USR1 or HUP asks the ranks to save and stop: exit code 85. A second INT ends "
         "them.\n"
         "A run that fails is started again from its last checkpoint while its steps grow; exit\n"
-        "codes 0, 2, 3, 4, 5, 6 and 85 are final. One rank needs no MPI.",
+        "codes 0, 2, 3, 4, 5 and 85 are final. One rank needs no MPI.",
     .rows = rows,
     .max_arguments = 0,
 };

@@ -101,7 +101,8 @@ static enum status run(struct pack_options *o, bool json, bool strict)
 
     TRY(signals_catch());
     signals_notice("stop requested: it takes effect behind the image at hand; a second INT "
-                   "(Ctrl-C) ends it at once");
+                   "(Ctrl-C) ends it at once",
+                   true);
     o->progress = progress;
     o->user = &painter;
     s = pack_run(o, &p);

@@ -70,7 +70,8 @@ enum status cmd_train(int argc, char **argv)
     TRY(comm_create(&o.comm, c.run_timeout_s * 1000));
     if (o.comm->rank == 0)
         signals_notice("stop requested: it takes effect at the end of the step at hand, with a "
-                       "checkpoint; a second INT (Ctrl-C) ends it at once, without one");
+                       "checkpoint; a second INT (Ctrl-C) ends it at once, without one",
+                       o.comm->n_ranks == 1);
     s = loop_run(&o);
     comm_destroy(o.comm);
     return s;

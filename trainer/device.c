@@ -57,6 +57,7 @@ static enum status find(int choice, int local_rank, const struct ops **ops, uint
 struct found {
     char name[8];
     uint64_t id;
+    bool exchanges, records; /* what its plugin was built to do */
 };
 
 static enum status compare(const struct found *all, int n, bool share_gpu)
@@ -68,6 +69,11 @@ static enum status compare(const struct found *all, int n, bool share_gpu)
                      "rank %d computes on %s and rank %d on %s: say run.device, or take nodes of "
                      "one kind",
                      b, all[b].name, a, all[a].name);
+            if (all[a].exchanges != all[b].exchanges || all[a].records != all[b].records)
+                FAIL(E_CONFIG,
+                     "ranks %d and %d have plugins of different builds (with NCCL or without, or "
+                     "one of type Debug): install the same on all nodes",
+                     b, a);
             if (all[a].id && all[a].id == all[b].id && !share_gpu)
                 FAIL(E_CONFIG,
                      "ranks %d and %d are on the same GPU: start one rank a GPU, or allow it with "
@@ -87,6 +93,8 @@ enum status device_open(const struct device_options *o, struct comm *c, const st
     s = agree_worst(c, s);
     if (s == OK) {
         strncpy(mine.name, (*ops)->name, sizeof mine.name - 1);
+        mine.exchanges = (*ops)->exchange != NULL;
+        mine.records = (*ops)->record_begin != NULL;
         s = c->ops->all_gather(c, all, &mine, sizeof mine);
     }
     /* the same list on every rank; said once */

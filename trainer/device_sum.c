@@ -17,7 +17,10 @@
 #include "kernels/base/check.h"
 #include "trainer/agree.h"
 
-enum { TIERS = 2 };
+enum {
+    TIERS = 2,
+    UNIT = 64 /* floats: parts begin at multiples, for vectors of 16 bytes and more */
+};
 
 /* Ranks first, first + stride, …; each stands for `span` ranks, whose slots its blocks sum. */
 struct tier {
@@ -39,11 +42,12 @@ struct device_sum {
     void *memory;            /* owned; behind levels and received */
     int64_t memory_bytes;
     float *level[PLAN_BLOCKS_MAX];
+    float *numbers; /* (ranks) f64, of the meeting */
     struct tier tier[TIERS];
     int n_tiers;
     struct exchange_part *part; /* room for the longest list */
     int64_t n_parts;
-    bool joined;
+    bool met;
 
     struct plan_range stack[PLAN_BLOCKS_MAX]; /* the slots of each level's sum */
     int depth, top, n_merges;                 /* with the current slot, whose level is top */
@@ -132,6 +136,11 @@ static void set_tiers(struct device_sum *d, int per_node)
 }
 
 /* ---- create ---------------------------------------------------------------------------------- */
+static int64_t units(int64_t floats)
+{
+    return (floats + UNIT - 1) / UNIT;
+}
+
 static void take(struct device_sum *d, float **p, int64_t floats)
 {
     *p = d->memory ? (float *)((char *)d->memory + d->memory_bytes) : NULL;
@@ -145,10 +154,11 @@ static void carve(struct device_sum *d)
 
     d->memory_bytes = 0;
     for (int i = 0; i < plan_levels(d->slots); i++) take(d, &d->level[i], d->n);
+    if (d->n_tiers > 0) take(d, &d->numbers, 2 * d->comm->n_ranks);
     for (int i = 0; i < d->n_tiers; i++) {
         struct tier *t = d->tier + i;
 
-        slice = (slice + t->n - 1) / t->n; /* the greatest part */
+        slice = (units(slice) + t->n - 1) / t->n * UNIT; /* the greatest part */
         take(d, &t->received, n_others(d, t) * slice);
     }
 }
@@ -174,19 +184,21 @@ static enum status join(struct device_sum *d)
 
     TRY(agree_worst(c, c->rank == 0 ? d->ops->exchange_id(id) : OK));
     TRY(c->ops->broadcast(c, id, sizeof id, 0));
-    TRY(agree_worst(c, d->ops->exchange_join(id, c->rank, c->n_ranks)));
-    d->joined = true;
+    TRY(d->ops->exchange_join(id, c->rank, c->n_ranks));
     return OK;
 }
 
-static enum status start_bucket(struct device_sum *d, int64_t bucket);
+static enum status share_numbers(struct device_sum *d, double *of_rank);
 
-/* Devices meet with their first message: not in a step, which may be recorded. Of zeros, and it leaves zeros. */
+/* Devices meet with their first message: not in a step, which may be recorded, and by numbers, for of a small bucket some
+ * ranks have no part. Who fails here must end the run: the others wait for its device. */
 static enum status meet(struct device_sum *d)
 {
     TRY(join(d));
-    TRY(start_bucket(d, 0));
-    return agree_worst(d->comm, d->ops->sync(&d->side));
+    TRY(share_numbers(d, (double *)d->numbers));
+    TRY(d->ops->sync(&d->side));
+    d->met = true;
+    return OK;
 }
 
 static enum status fill(struct device_sum *d, const struct device_sum_options *o)
@@ -221,7 +233,7 @@ enum status device_sum_create(struct device_sum **d, const struct device_sum_opt
     made->queue = o->queue;
     made->comm = o->comm;
     made->n = o->n;
-    made->bucket = o->bucket;
+    made->bucket = units(o->bucket) * UNIT;
     made->n_slots = o->n_slots;
     made->slots = plan_part(o->n_slots, o->comm->n_ranks, o->comm->rank);
     s = fill(made, o);
@@ -236,24 +248,25 @@ enum status device_sum_create(struct device_sum **d, const struct device_sum_opt
 void device_sum_destroy(struct device_sum *d)
 {
     if (!d) return;
-    if (d->joined) d->ops->exchange_leave();
+    if (d->met) d->ops->exchange_leave(); /* else others may not be there to be left */
     if (d->memory) d->ops->free(d->memory);
     free(d->n_ready);
     free(d->part);
     free(d);
 }
 
-struct plan_range device_sum_slots(const struct device_sum *d)
+/* ---- a bucket, on the side ------------------------------------------------------------------- */
+static int64_t least(int64_t a, int64_t b)
 {
-    return d->slots;
+    return a < b ? a : b;
 }
 
-/* ---- a bucket, on the side ------------------------------------------------------------------- */
 static struct plan_range part_of(struct plan_range slice, const struct tier *t, int member)
 {
-    const struct plan_range p = plan_part(slice.end - slice.begin, t->n, member);
+    const struct plan_range p = plan_part(units(slice.end - slice.begin), t->n, member);
 
-    return (struct plan_range){ slice.begin + p.begin, slice.begin + p.end };
+    return (struct plan_range){ least(slice.begin + p.begin * UNIT, slice.end),
+                                least(slice.begin + p.end * UNIT, slice.end) };
 }
 
 static void add_part(struct device_sum *d, int64_t *n, int rank, bool send, void *data,
@@ -298,7 +311,7 @@ static enum status merge_part(struct device_sum *d, const struct tier *t,
                 top.sum = held[k].sum + offset;
             } else {
                 top.sum = received;
-                received += n;
+                received += units(n) * UNIT;
             }
             TRY(push(d, top, n));
         }
@@ -322,7 +335,7 @@ static enum status share_out(struct device_sum *d, const struct tier *t, struct 
         for (int k = 0; k < d->n_blocks; k++)
             add_part(d, &n_parts, rank_of(t, i), true, d->block[k].sum + part.begin - slice.begin,
                      (part.end - part.begin) * (int64_t)sizeof(float));
-        for (int k = 0; k < n_blocks_of(d, t, i); k++, received += n)
+        for (int k = 0; k < n_blocks_of(d, t, i); k++, received += units(n) * UNIT)
             add_part(d, &n_parts, rank_of(t, i), false, received, n * (int64_t)sizeof(float));
     }
     TRY(d->ops->exchange(d->part, n_parts, &d->side));

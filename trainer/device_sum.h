@@ -18,17 +18,15 @@ struct device_sum_options {
     struct stream *queue;  /* where gradients are made; not owned */
     struct comm *comm;     /* not owned */
     int64_t n;             /* floats in a gradient */
-    int64_t bucket;        /* floats in a bucket; the last may have fewer */
+    int64_t bucket;        /* floats in a bucket, rounded up to 64; the last may have fewer */
     int64_t n_slots;       /* of a step, on all ranks */
     int ranks_per_node;    /* the same on all ranks; 0: as comm finds them */
 };
 
-/* Collective; with several ranks once a process, behind it the devices have met. */
+/* Collective; with several ranks once a process, behind it the devices have met. Where it fails on one rank the others may wait for
+ * its device until the watchdog ends them: abort. */
 enum status device_sum_create(struct device_sum **d, const struct device_sum_options *o) MUST_CHECK;
 void device_sum_destroy(struct device_sum *d); /* collective when all is well; accepts NULL */
-
-/* Local. The rank's slots. */
-struct plan_range device_sum_slots(const struct device_sum *d);
 
 /* Local. The rank's next slot, the first one of a step behind begin: a zeroed gradient, for what is queued behind this. */
 void device_sum_begin(struct device_sum *d);

@@ -217,8 +217,8 @@ static enum status step(struct loop *l)
     /* scores first: what a kill behind the save could lose would never be scored again */
     if (due(l->at.step, l->c->eval_every) || l->at.step == l->c->train_steps) TRY(evaluate(l));
     /* what blows up is not saved before it has settled: the good checkpoints would be retired for it */
-    if (due(l->at.step, l->c->checkpoint_every) && divergence_count(&l->divergence) == 0)
-        TRY(loop_save(l));
+    l->save_due = l->save_due || due(l->at.step, l->c->checkpoint_every);
+    if (l->save_due && divergence_count(&l->divergence) == 0) TRY(loop_save(l));
     if (l->ledger) TRY(ledger_note(l->ledger, l->at.step, 0));
     return OK;
 }
@@ -272,6 +272,7 @@ enum status loop_run(const struct loop_options *o)
                                         l.saved_step));
     if (!is_shared(s) && o->comm->n_ranks > 1) {
         /* the others must not wait for this rank, nor their messages arrive in memory given back */
+        signals_silence();
         ledger_close(l.ledger);
         o->comm->ops->abort(o->comm, status_exit_code(s));
     }

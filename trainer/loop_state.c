@@ -65,6 +65,7 @@ enum status loop_save(struct loop *l)
     state_of(l, &k);
     TRY(checkpoint_save(&k, l->comm, run_folder_path(l->folder), keep));
     l->saved_step = l->at.step;
+    l->save_due = false;
     l->save_ns = clock_ns() - began;
     if (l->ledger) TRY(ledger_note(l->ledger, l->at.step, 1));
     return OK;

@@ -39,6 +39,7 @@ struct loop {
     char *config_text;
     char ledger_path[CONFIG_TEXT + 32];
     int64_t saved_step, step_began_ns, save_ns, eval_ns, waited_ns, own_steps;
+    bool save_due;        /* a periodic one, until it is saved */
     int64_t empty_images; /* since the last that had a mask */
     double exposed_seconds, grad_norm;
     struct objective_losses sum;

@@ -7,6 +7,7 @@
 
 #include "kernels/base/log.h"
 #include "kernels/cuda/graph.h"
+#include "kernels/cuda/runtime.h"
 
 static ncclComm_t network; /* NULL: not joined */
 
@@ -35,6 +36,16 @@ enum status exchange_id(void *id)
     return OK;
 }
 
+/* Of the network, while the device is waited for: what runs there would wait for ever. */
+static enum status check(void)
+{
+    ncclResult_t e = ncclSuccess;
+
+    NCCL(ncclCommGetAsyncError(network, &e), "asking NCCL how it is");
+    NCCL(e, "an exchange between GPUs failed");
+    return OK;
+}
+
 enum status exchange_join(const void *id, int rank, int n_ranks)
 {
     ncclUniqueId of;
@@ -42,6 +53,7 @@ enum status exchange_join(const void *id, int rank, int n_ranks)
     if (network) FAIL(E_DEVICE, "this process has joined NCCL's ranks already");
     memcpy(&of, id, sizeof of);
     NCCL(ncclCommInitRank(&network, n_ranks, of, rank), "the ranks' GPUs do not find each other");
+    runtime_watch(check);
     return OK;
 }
 
@@ -74,6 +86,8 @@ void exchange_leave(void)
     ncclResult_t e;
 
     if (!network) return;
+    runtime_watch(NULL);
+    if (graph_forget() != OK) return; /* it would wait for them for ever */
     e = ncclCommDestroy(network);
     network = NULL;
     if (e != ncclSuccess) log_warn("NCCL was not left in order: %s", ncclGetErrorString(e));

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/base/check.h"
 #include "kernels/cuda/failure.h"
 
 enum { STEPS = 2, PIECES = 64, HOLD_ALIGN = 256 };
@@ -121,6 +122,22 @@ enum status graph_replay(void)
     CUDA(cudaGraphLaunch(t->executable, graph.queue), "launching a step's graph", 0);
     CUDA(cudaEventRecord(t->over, graph.queue), "an event behind a step", 0);
     t->in_flight = true;
+    return OK;
+}
+
+enum status graph_forget(void)
+{
+    ASSERT(!graph.recording);
+    graph.ready = false;
+    for (int i = 0; i < STEPS; i++) {
+        struct step *t = graph.step + i;
+
+        if (t->in_flight) CUDA(cudaEventSynchronize(t->over), "waiting for the last steps", 0);
+        t->in_flight = false;
+        if (t->executable)
+            CUDA(cudaGraphExecDestroy(t->executable), "giving back a step's graph", 0);
+        t->executable = NULL;
+    }
     return OK;
 }
 

@@ -20,10 +20,14 @@ enum status graph_replay(void) MUST_CHECK;
 
 bool graph_is_recording(void);
 
+/* Waits for the steps that run and drops all that are recorded: NCCL's ranks cannot be left while a graph still holds exchanges. */
+enum status graph_forget(void) MUST_CHECK;
+
 /* Executable graphs so far: made, and given new parameters. */
 void graph_counts(int64_t *made, int64_t *changed);
 
-/* The step being recorded holds what an executable cannot be given new parameters for (NCCL's nodes): it becomes one anew. */
+/* The step being recorded becomes an executable anew: it holds NCCL's nodes, of which nobody promises that they can be given new
+ * parameters. */
 void graph_make_anew(void);
 
 /* A copy of the first `held` of the host's bytes in pinned memory, at least one, for a put of the step being recorded. */

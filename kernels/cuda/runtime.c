@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
@@ -30,7 +31,8 @@ static struct {
     cudaStream_t queue, side;
     cudaEvent_t reached; /* by the stream that another is to come after */
     struct piece piece[PIECES];
-    int now; /* the piece being filled */
+    int now;                    /* the piece being filled */
+    enum status (*check)(void); /* NULL: nobody watches */
 } gpu = { .index = -1 };
 
 static cudaStream_t queue_of(const struct stream *s)
@@ -96,11 +98,16 @@ const char *runtime_device(uint64_t *id)
 /* ---- the stream and the ring ------------------------------------------------------------------ */
 enum status runtime_open(void)
 {
+    int least = 0, most = 0;
+
     if (gpu.open) return OK;
     if (gpu.index < 0) FAIL(E_NO_DEVICE, "%s", *gpu.reason ? gpu.reason : "no GPU was chosen");
     CUDA(cudaSetDevice(gpu.index), "opening the GPU", 0);
     CUDA(cudaStreamCreateWithFlags(&gpu.queue, cudaStreamNonBlocking), "making a stream", 0);
-    CUDA(cudaStreamCreateWithFlags(&gpu.side, cudaStreamNonBlocking), "making a stream", 0);
+    /* before blocks that wait for a place: what is beside is short, and others wait for it */
+    CUDA(cudaDeviceGetStreamPriorityRange(&least, &most), "asking for priorities", 0);
+    CUDA(cudaStreamCreateWithPriority(&gpu.side, cudaStreamNonBlocking, most), "making a stream",
+         0);
     CUDA(cudaEventCreateWithFlags(&gpu.reached, cudaEventDisableTiming), "making an event", 0);
     for (int i = 0; i < PIECES; i++) {
         struct piece *p = gpu.piece + i;
@@ -257,12 +264,31 @@ enum status runtime_zero(void *dev, int64_t bytes, struct stream *s)
     return OK;
 }
 
+void runtime_watch(enum status (*check)(void))
+{
+    gpu.check = check;
+}
+
+/* Until the stream is done, or who watches says that it never will be. Naps grow to a fifth of a millisecond. */
+static enum status wait_watched(cudaStream_t queue)
+{
+    struct timespec nap = { .tv_nsec = 10000 };
+
+    while (cudaStreamQuery(queue) == cudaErrorNotReady) {
+        TRY(gpu.check());
+        nanosleep(&nap, NULL);
+        if (nap.tv_nsec < 200000) nap.tv_nsec *= 2;
+    }
+    return OK; /* failures are told by what follows */
+}
+
 /* Where a kernel that failed while it ran comes to light. */
 enum status runtime_sync(struct stream *s)
 {
     cudaError_t e;
 
     TRY(not_recording("the device is waited for"));
+    if (gpu.check) TRY(wait_watched(queue_of(s)));
     e = cudaStreamSynchronize(queue_of(s));
     if (e == cudaSuccess) e = cudaGetLastError();
     if (e != cudaSuccess)

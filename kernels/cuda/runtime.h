@@ -28,6 +28,8 @@ enum status runtime_sync(struct stream *s) MUST_CHECK;
 enum status runtime_record_begin(struct stream *s) MUST_CHECK;
 enum status runtime_record_end(bool keep, struct stream *s) MUST_CHECK;
 enum status runtime_replay(struct stream *s) MUST_CHECK;
+/* check: asked while sync and get wait, whose failure ends the wait; NULL: nobody. */
+void runtime_watch(enum status (*check)(void));
 enum status runtime_usage(struct device_usage *u) MUST_CHECK;
 
 void *runtime_shared_alloc(int64_t bytes);

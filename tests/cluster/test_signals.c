@@ -87,8 +87,8 @@ static void a_hangup_under_nohup_is_nothing(void **state)
     assert_int_equal(how, 0);
 }
 
-/* What a child says on stderr, that is asked to stop twice, before its notice is known (early) or after. */
-static const char *said_by(int early, char text[512])
+/* What a child says on stderr, that is asked to stop by TERM, before its notice is known (early) or after, and then by USR1. */
+static const char *said_by(int early, bool at_term, char text[512])
 {
     int ends[2], how = 0;
     size_t n = 0;
@@ -102,8 +102,9 @@ static const char *said_by(int early, char text[512])
         dup2(ends[1], STDERR_FILENO);
         if (signals_catch() != OK) _exit(9);
         if (early) raise(SIGTERM);
-        signals_notice("noted");
+        signals_notice("noted", at_term);
         raise(SIGTERM);
+        if (write(STDERR_FILENO, "|", 1) != 1) _exit(8);
         raise(SIGUSR1);
         _exit(0);
     }
@@ -121,8 +122,9 @@ static void a_request_is_acknowledged_once(void **state)
     char text[512];
 
     (void)state;
-    assert_string_equal(said_by(0, text), "noted\n");
-    assert_string_equal(said_by(1, text), "noted\n");
+    assert_string_equal(said_by(0, true, text), "noted\n|");
+    assert_string_equal(said_by(1, true, text), "noted\n|");
+    assert_string_equal(said_by(0, false, text), "|noted\n"); /* of TERM nothing is said */
 }
 
 static void a_reader_that_goes_ends_nothing(void **state)
@@ -136,7 +138,7 @@ static void a_reader_that_goes_ends_nothing(void **state)
         if (pipe(ends) != 0 || signals_catch() != OK) _exit(9);
         dup2(ends[1], STDERR_FILENO);
         close(ends[0]);
-        signals_notice("noted");
+        signals_notice("noted", true);
         raise(SIGINT);
         _exit(signals_stop_wanted() ? 0 : 8);
     }

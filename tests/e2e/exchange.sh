@@ -90,4 +90,6 @@ dd if=/dev/zero of="$shard" bs=1 seek=$((size / 2)) count=$((size / 4)) conv=not
 # shellcheck disable=SC2086
 on torn 2 $steps train.steps=40 train.rounds=1 train.silent_rounds=0 train.masks=1 run.nccl=on data.train="$stage/torn"
 [ $rc = 4 ] || die "a bad record ended the run with $rc, not 4: $(tail -n 5 "$stage/torn.log")"
+[ "$(grep -c 'error: data or checkpoint corrupt' "$stage/torn.log")" = 1 ] || die "said not once: $(tail -n 5 "$stage/torn.log")"
+! grep -q 'stop requested' "$stage/torn.log" || die "nobody asked for a stop: $(tail -n 5 "$stage/torn.log")"
 echo "passed"

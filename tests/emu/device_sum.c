@@ -41,9 +41,10 @@ static void make(struct device_sum *d, float *gradient, const float *values, str
     }
 }
 
-static void queue_step(struct device_sum *d, int64_t step, double *of_rank, float **total)
+static void queue_step(struct device_sum *d, int64_t n_slots, int64_t step, double *of_rank,
+                       float **total)
 {
-    const struct plan_range mine = device_sum_slots(d);
+    const struct plan_range mine = plan_part(n_slots, c->n_ranks, c->rank);
     const double own = (double)(10 * step + c->rank);
     float *gradient, values[N];
 
@@ -96,7 +97,7 @@ static void run(int64_t n_slots, int per_node, int64_t bucket, bool recorded)
     CHECK(ops_emu.alloc(&of_rank, c->n_ranks * 8) == OK && ops_emu.alloc(&copy, N * 4) == OK);
     for (int64_t step = 0; step < STEPS; step++) {
         if (recorded) CHECK(ops_emu.record_begin(&queue) == OK);
-        queue_step(d, step, of_rank, &total);
+        queue_step(d, n_slots, step, of_rank, &total);
         CHECK(ops_emu.copy(copy, total, N * 4, &queue) == OK);
         if (recorded) CHECK(ops_emu.record_end(true, &queue) == OK && ops_emu.replay(&queue) == OK);
         check_step(step, n_slots, of_rank, copy);

@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/cuda/graph.h"
+#include "kernels/cuda/runtime.h"
 #include "tests/emu/device_memory.h"
 
-enum { MAX_PARTS = 4096, ID = 0x5a };
+enum { MAX_PARTS = 4096, MAX_RANKS = 64, ID = 0x5a };
 
 struct part {
     void *data;
@@ -27,13 +29,38 @@ static const void *queue;
 static MPI_Comm network = MPI_COMM_NULL;
 static int rank, n_ranks;
 
-/* Of the graphs of runtime.c, which is not here. */
+static void stop(const char *what)
+{
+    fprintf(stderr, "nccl_by_mpi: %s\n", what);
+    fflush(NULL);
+    _exit(1);
+}
+
+static bool met
+    [MAX_RANKS]; /* ranks a message to or from was played, or is queued, outside of a recording */
+static bool recorded; /* a recorded step holds exchanges, and was not dropped */
+
+/* Of graph.c and runtime.c, which are not here. */
 bool graph_is_recording(void)
 {
     return emu_records();
 }
 
-void graph_make_anew(void) {}
+void graph_make_anew(void)
+{
+    recorded = true;
+}
+
+enum status graph_forget(void)
+{
+    recorded = false;
+    return OK;
+}
+
+void runtime_watch(enum status (*check)(void))
+{
+    if (check && check() != OK) stop("a network that has just been joined is said to have failed");
+}
 
 const char *ncclGetErrorString(ncclResult_t e)
 {
@@ -63,13 +90,23 @@ ncclResult_t ncclCommInitRank(ncclComm_t *c, int n, ncclUniqueId id, int r)
     MPI_Comm_rank(network, &rank);
     MPI_Comm_size(network, &n_ranks);
     *c = (ncclComm_t)(void *)&network;
-    return n == n_ranks && r == rank ? ncclSuccess : ncclInvalidArgument;
+    memset(met, 0, sizeof met);
+    return n_ranks <= MAX_RANKS && n == n_ranks && r == rank ? ncclSuccess : ncclInvalidArgument;
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t c)
 {
     (void)c;
+    if (recorded)
+        stop("the ranks are left while a recorded step holds exchanges: NCCL would wait for ever");
     return MPI_Comm_free(&network) == MPI_SUCCESS ? ncclSuccess : ncclSystemError;
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *e)
+{
+    (void)c;
+    *e = ncclSuccess;
+    return ncclSuccess;
 }
 
 ncclResult_t ncclGroupStart(void)
@@ -86,6 +123,8 @@ static ncclResult_t add(struct part p, const void *on)
     if (n_parts == MAX_PARTS || p.bytes == 0 || p.bytes > INT32_MAX) return ncclInvalidArgument;
     if (n_parts > 0 && on != queue) return ncclInvalidUsage;
     if (!emu_range(p.data, (int64_t)p.bytes, !p.send)) return ncclInvalidArgument;
+    if (emu_records() && !met[p.rank]) stop("two ranks first meet in a recorded step");
+    met[p.rank] = true;
     queue = on;
     part[n_parts++] = p;
     return ncclSuccess;

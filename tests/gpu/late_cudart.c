@@ -115,6 +115,26 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
     return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *most)
+{
+    *least = 0;
+    *most = -5;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority)
+{
+    if (priority != -5) return cudaErrorInvalidValue;
+    return cudaStreamCreateWithFlags(s, flags);
+}
+
+/* Nothing gets done by asking; from the n_not_ready-th time on it is said to be done. */
+cudaError_t cudaStreamQuery(cudaStream_t s)
+{
+    (void)s;
+    return late.n_not_ready-- > 0 ? cudaErrorNotReady : cudaSuccess;
+}
+
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 {
     (void)flags;

@@ -12,6 +12,7 @@ struct late_machine {
     int n_devices, major;
     int64_t memory, in_use; /* bytes that cudaMalloc has, and that are said to be taken */
     cudaError_t sync_error; /* what a failed kernel leaves behind */
+    int64_t n_not_ready;    /* how often a stream that is asked is not */
     int64_t n_waits;        /* counted: events and streams waited for while something was queued */
     int device;             /* counted: the one that was set */
     int64_t n_instantiated; /* counted: graphs made executable anew, not by an update */

@@ -148,7 +148,7 @@ stage build build_all
 [ -z "$failed" ] || exit 1
 for name in ${*:-conform ops golden train exchange sanitize bench beside}; do
     case $name in
-    conform | ops | golden | train | sanitize | bench | beside) stage "$name" "$name" ;;
+    conform | ops | golden | train | exchange | sanitize | bench | beside) stage "$name" "$name" ;;
     *)
         echo "no stage is called $name"
         exit 2

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "kernels/base/log.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/runtime.h"
 #include "tests/check.h"
 #include "tests/gpu/late_cudart.h"
@@ -96,6 +97,50 @@ static void a_stream_comes_after_another(void)
     runtime_free(a);
 }
 
+static int64_t n_asked, n_good;
+
+static enum status fails_after_some(void)
+{
+    return ++n_asked <= n_good ? OK : E_DEVICE;
+}
+
+/* Who watches is asked as long as the GPU is not done, and can end the wait. */
+static void waits_are_watched(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    char host[4];
+    void *a;
+
+    CHECK(runtime_alloc(&a, sizeof host) == OK && runtime_sync(&s) == OK);
+    runtime_watch(fails_after_some);
+    late.n_not_ready = 5;
+    n_good = 5;
+    CHECK(runtime_sync(&s) == OK && n_asked == 5);
+    late.n_not_ready = 5;
+    n_good = 8;
+    CHECK(runtime_get(host, a, sizeof host, &s) == E_DEVICE && n_asked == 9);
+    runtime_watch(NULL);
+    CHECK(runtime_sync(&s) == OK && n_asked == 9);
+    late.n_not_ready = 0;
+    runtime_free(a);
+}
+
+/* A step whose side nobody came after is no step. */
+static void a_side_that_is_left_is_refused(void)
+{
+    struct stream s = { .queue = runtime_queue() }, side = { .queue = runtime_side() };
+    void *a;
+
+    CHECK(runtime_alloc(&a, 8) == OK);
+    log_set_level(LOG_ERROR);
+    CHECK(runtime_record_begin(&s) == OK && runtime_after(&side, &s) == OK);
+    CHECK(runtime_zero(a, 8, &side) == OK && runtime_record_end(true, &s) == E_DEVICE);
+    late.end_error = cudaSuccess;
+    late.last_error = cudaSuccess;
+    log_set_level(LOG_INFO);
+    runtime_free(a);
+}
+
 static void memory_is_zero_and_has_an_end(void)
 {
     struct stream s = { .queue = runtime_queue() };
@@ -181,6 +226,32 @@ static void a_step_is_recorded_and_replayed(void)
         CHECK(record((unsigned char *)there + 4000 * i, 3, i, &s) == OK &&
               runtime_replay(&s) == OK);
     for (int i = 0; i < 5; i++) check_step((unsigned char *)there + 4000 * i, 3, i, &s);
+    runtime_free(there);
+}
+
+/* Steps with exchanges are made anew each time; when the ranks are left no executable is, nor a step to replay. */
+static void exchanges_are_forgotten(void)
+{
+    struct stream s = { .queue = runtime_queue() };
+    void *there;
+
+    CHECK(runtime_alloc(&there, 10000) == OK);
+    late.n_instantiated = 0;
+    for (int i = 0; i < 4; i++) {
+        CHECK(runtime_record_begin(&s) == OK);
+        graph_make_anew();
+        CHECK(queue_step(there, 3, i, &s) == OK && runtime_record_end(true, &s) == OK);
+        if (i < 3) CHECK(runtime_replay(&s) == OK);
+    }
+    CHECK(late.n_instantiated == 4);
+    CHECK(graph_forget() == OK && late.n_executables == 0);
+    check_step(there, 3, 2, &s);
+    log_set_level(LOG_ERROR);
+    CHECK(runtime_replay(&s) == E_DEVICE);
+    log_set_level(LOG_INFO);
+    CHECK(record(there, 3, 9, &s) == OK && runtime_replay(&s) == OK);
+    check_step(there, 3, 9, &s);
+    CHECK(record(there, 3, 9, &s) == OK && runtime_replay(&s) == OK);
     runtime_free(there);
 }
 
@@ -315,6 +386,9 @@ int main(void)
     a_step_is_recorded_and_replayed();
     what_cannot_be_recorded_is_refused();
     failures_of_graphs_are_told();
+    waits_are_watched();
+    a_side_that_is_left_is_refused();
+    exchanges_are_forgotten();
     large_inputs_are_recorded();
     memory_is_zero_and_has_an_end();
     return check_done("test_runtime");
