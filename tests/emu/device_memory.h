@@ -65,29 +65,33 @@ int64_t emu_launches(struct launch_count *list, int64_t room);
 
 /* The two queues of the device, and the verbs of struct ops on ranges that were checked: done, or while
  * recording kept, or while counting neither. call: of the host's code with a copy of the argument, when
- * its turn in the queue comes. Done at once all of it is in the order of the calls; replayed, EMU_SIDE in
- * the environment says which queue runs as far ahead as `after` lets it, first or last: the side. */
+ * its turn in the queue comes. All of it is in the order of the calls, done at once or replayed; unless EMU_SIDE in
+ * the environment says where the side runs, first or last. Then what joins the queue that lags is held until the other
+ * comes after it, or it is waited for, and a replayed step too runs one of them as far ahead as `after` lets it. */
 void *emu_queue(void);
 void *emu_side(void);
 void emu_put(void *dev, const void *host, int64_t bytes, const void *queue);
 void emu_copy(void *dst, const void *src, int64_t bytes, const void *queue);
 void emu_zero(void *dev, int64_t bytes, const void *queue);
 bool emu_call(bool (*call)(const void *argument), const void *argument, int64_t bytes,
-              const void *queue);                     /* false: done at once, it failed */
-bool emu_after(const void *queue, const void *other); /* false: they are the same */
+              const void *queue);                            /* false: done at once, it failed */
+const char *emu_after(const void *queue, const void *other); /* NULL, or why not */
+bool emu_wait(const void *queue); /* until all of it is done; false: some of it failed */
+bool emu_wait_all(void);
 
 /* Recording, as in struct ops: between begin and end launches and the verbs above are kept and not done;
  * replay does what the last end kept. */
 void emu_record_begin(void);
-bool emu_record_end(bool keep); /* false: nothing was begun */
+const char *emu_record_end(bool keep); /* NULL, or why there is nothing to replay */
 bool emu_records(void);
 bool emu_replay(void); /* false: nothing is kept, or a launch failed */
 
 /* What the device did since emu_trace(true), an item a launch, put, copy or zero: two runs that did the
- * same have the same items. The text says what it was; it lives until emu_trace. */
+ * same have the same items, queue by queue. The text says what it was; it lives until emu_trace. */
 struct emu_item {
     char text[120];
     uint64_t bits; /* of all its arguments, and of what was put */
+    bool side;     /* on which queue */
 };
 void emu_trace(bool on);
 int64_t emu_traced(const struct emu_item **items);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/log.h"
 #include "kernels/cuda/accumulate.h"
 #include "kernels/cuda/exchange.h"
 #include "kernels/ops.h"
@@ -47,11 +48,23 @@ static enum status checked_put(void *dev, const void *host, int64_t bytes, struc
     return OK;
 }
 
+static enum status wait_for(struct stream *s)
+{
+    if (!emu_wait(s->queue)) FAIL(E_DEVICE, "the device failed in what was queued before");
+    return OK;
+}
+
+static void checked_free(void *p)
+{
+    if (p && !emu_wait_all()) log_warn("the device failed in what was queued before");
+    emu_give(p);
+}
+
 static enum status emu_get(void *host, const void *dev, int64_t bytes, struct stream *s)
 {
-    (void)s;
     TRY(not_recording("the device is waited for"));
     TRY(check_range("get", dev, bytes, false));
+    TRY(wait_for(s));
     if (emu_counts() && bytes > 0) memset(host, 0, (size_t)bytes);
     if (emu_counts()) return OK;
     if (bytes > 0 && !emu_read(host, dev, bytes))
@@ -83,14 +96,16 @@ static enum status emu_accumulate(float *dst, const float *src, int64_t n, struc
 
 static enum status checked_after(struct stream *s, struct stream *other)
 {
-    if (!emu_after(s->queue, other->queue)) FAIL(E_DEVICE, "a queue is to come after itself");
+    const char *why_not = emu_after(s->queue, other->queue);
+
+    if (why_not) FAIL(E_DEVICE, "%s", why_not);
     return OK;
 }
 
 static enum status emu_sync(struct stream *s)
 {
-    (void)s;
-    return not_recording("the device is waited for");
+    TRY(not_recording("the device is waited for"));
+    return wait_for(s);
 }
 
 static enum status emu_begin(struct stream *s)
@@ -103,8 +118,10 @@ static enum status emu_begin(struct stream *s)
 
 static enum status emu_end(bool keep, struct stream *s)
 {
+    const char *why_not = emu_record_end(keep);
+
     (void)s;
-    if (!emu_record_end(keep)) FAIL(E_DEVICE, "no step is being recorded");
+    if (why_not) FAIL(E_DEVICE, "%s", why_not);
     return OK;
 }
 
@@ -136,7 +153,7 @@ const struct ops ops_emu = { .name = "emu",
                              .exchange_leave = exchange_leave,
 #endif
                              .alloc = emu_alloc,
-                             .free = emu_give,
+                             .free = checked_free,
                              .put = checked_put,
                              .get = emu_get,
                              .copy = checked_copy,

@@ -79,7 +79,7 @@ static void beside(const struct ops *be)
 }
 
 #ifdef TESTS_ON_EMU
-/* Without `after` what was recorded comes in the wrong order, whichever side is ahead. */
+/* Without `after` what is queued or recorded comes in the wrong order where the side runs first, or last. */
 static void beside_without_after(const struct ops *be)
 {
     struct stream s = { .queue = be->queue() }, side = { .queue = be->side() };
@@ -88,21 +88,53 @@ static void beside_without_after(const struct ops *be)
     float *a;
 
     CHECK(be->alloc((void **)&a, 8) == OK);
-    log_set_level(LOG_ERROR);
-    CHECK(be->after(&side, &side) == E_DEVICE);
-    log_set_level(LOG_INFO);
-    for (int first = 0; first < 2; first++) {
+    for (int i = 0; i < 4; i++) {
+        const bool first = i % 2, record = i / 2;
+
         setenv("EMU_SIDE", first ? "first" : "last", 1);
-        CHECK(be->zero(a, 8, &s) == OK && be->record_begin(&s) == OK);
+        CHECK(be->zero(a, 8, &s) == OK && be->sync(&s) == OK);
+        if (record) CHECK(be->record_begin(&s) == OK && be->after(&side, &s) == OK);
         if (first) {
             CHECK(be->put(a, &one, 4, &s) == OK && be->copy(a + 1, a, 4, &side) == OK);
         } else {
             CHECK(be->put(a, &one, 4, &side) == OK && be->copy(a + 1, a, 4, &s) == OK);
         }
-        CHECK(be->record_end(true, &s) == OK && be->replay(&s) == OK);
-        CHECK(be->get(back, a, 8, &s) == OK && back[0] == 1 && back[1] == 0);
+        if (record) CHECK(be->after(&s, &side) == OK && be->record_end(true, &s) == OK);
+        if (record) CHECK(be->replay(&s) == OK);
+        CHECK(be->sync(&side) == OK && be->get(back, a, 8, &s) == OK);
+        CHECK(back[0] == 1 && back[1] == 0);
     }
     unsetenv("EMU_SIDE");
+    be->free(a);
+}
+
+/* What joins the side before it is part of a recording is no part of it; a side that is must be joined. */
+static void beside_a_recording(const struct ops *be)
+{
+    struct stream s = { .queue = be->queue() }, side = { .queue = be->side() };
+    const float one = 1;
+    float back[2];
+    float *a;
+
+    CHECK(be->alloc((void **)&a, 8) == OK && be->record_begin(&s) == OK);
+    CHECK(be->put(a, &one, 4, &side) == OK && be->copy(a + 1, a, 4, &s) == OK);
+    log_set_level(LOG_ERROR);
+    CHECK(be->after(&side, &side) == E_DEVICE && be->after(&s, &side) == E_DEVICE);
+    log_set_level(LOG_INFO);
+    CHECK(be->record_end(true, &s) == OK && be->get(back, a, 8, &s) == OK);
+    CHECK(back[0] == 1 && back[1] == 0 && be->replay(&s) == OK);
+    CHECK(be->get(back, a, 8, &s) == OK && back[1] == 1);
+    for (int joined = 0; joined < 2; joined++) {
+        CHECK(be->record_begin(&s) == OK && be->after(&side, &s) == OK);
+        CHECK(be->after(&s, &side) == OK && be->after(&side, &s) == OK);
+        CHECK(be->zero(a, 4, &side) == OK);
+        if (joined) CHECK(be->after(&s, &side) == OK);
+        log_set_level(LOG_ERROR);
+        CHECK(be->record_end(true, &s) == (joined ? OK : E_DEVICE));
+        CHECK(be->replay(&s) == (joined ? OK : E_DEVICE));
+        log_set_level(LOG_INFO);
+        CHECK(be->get(back, a, 4, &s) == OK && back[0] == (joined ? 0 : 1));
+    }
     be->free(a);
 }
 
@@ -210,6 +242,7 @@ int main(int argc, char **argv)
     beside(be);
 #ifdef TESTS_ON_EMU
     beside_without_after(be);
+    beside_a_recording(be);
     outside(be, &s);
     recorded(be, &s);
     counted(be, &s);
