@@ -20,7 +20,7 @@ static enum status create_model(struct learner *l, const struct ops *ops, bool w
 
     TRY(objective_scratch(c, ops, slots, chunk, points, &scratch));
     TRY(sam_create(&l->sam, c, ops, chunk, points, scratch, true));
-    TRY(objective_create(&l->objective, l->sam, slots));
+    TRY(objective_create(&l->objective, l->sam, slots, whole));
     p = &l->sam->params;
     l->encoder_end =
         p->at[params_find(p, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")].offset;
@@ -415,6 +415,7 @@ static enum status queue_prepared(struct learner *l)
 enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t,
                             int64_t masks)
 {
+    const int64_t n = l->slots.end - l->slots.begin;
     struct sam *s = l->sam;
     enum status queued;
 
@@ -422,8 +423,8 @@ enum status learner_prepare(struct learner *l, const struct loader_slot *const *
     l->slot = slot;
     l->update = t;
     l->masks = masks;
-    for (int64_t i = 0; i < l->slots.end - l->slots.begin; i++)
-        TRY(objective_reserve(l->objective, slot[i]));
+    for (int64_t i = 0; i < n; i++) TRY(objective_reserve(l->objective, i, slot[i]));
+    if (n > 0) TRY(objective_ahead(l->objective, slot[0]));
     TRY(s->ops->record_begin(&s->stream));
     queued = queue_prepared(l);
     KEEP_FIRST(queued, s->ops->record_end(queued == OK, &s->stream));
@@ -433,6 +434,7 @@ enum status learner_prepare(struct learner *l, const struct loader_slot *const *
 enum status learner_launch(struct learner *l)
 {
     ASSERT(l->slot);
+    TRY(objective_join(l->objective));
     TRY(l->sam->ops->replay(&l->sam->stream));
     l->slot = NULL;
     objective_launched(l->objective);

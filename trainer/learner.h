@@ -72,9 +72,9 @@ enum status learner_add(struct learner *l, const struct loader_slot *slot) MUST_
 enum status learner_end(struct learner *l, int64_t t, int64_t masks) MUST_CHECK;
 
 /* Local; a recorded step, where graph is set. prepare: the step of these slots, all of it in order, is the next to launch, with the
- * learning rate of its step and, if there are masks on any rank, as update t (from 1); while the step before may still run. It takes
- * the place of one that was not launched. List and slots must stay until launch. launch: the step is queued. All ranks prepare and
- * launch the same steps. */
+ * learning rate of its step and, if there are masks on any rank, as update t (from 1); while the step before may still run, beside
+ * which its first slot's pixels and truth go to the device. It takes the place of one that was not launched. List and slots must
+ * stay until launch. launch: the step is queued. All ranks prepare and launch the same steps. */
 enum status learner_prepare(struct learner *l, const struct loader_slot *const *slot, int64_t t,
                             int64_t masks) MUST_CHECK;
 enum status learner_launch(struct learner *l) MUST_CHECK;

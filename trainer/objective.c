@@ -10,9 +10,8 @@
 #include "kernels/base/clock.h"
 #include "kernels/prompt_draw.h"
 #include "trainer/schedule.h"
+#include "trainer/slot_inputs.h"
 #include "trainer/staging.h"
-
-enum { RUNS_ROOM = 1 << 18 }; /* first room for a slot's runs: 64 masks of 4096 */
 
 struct objective {
     struct sam *sam;
@@ -20,20 +19,16 @@ struct objective {
     int64_t R;       /* side of the loss resolution */
     struct mask_loss_options loss;
     struct prompt_options prompt;
-    struct tensor gt, box, weight, valid, size, candidates,
-        only_first;       /* (M,R,R) u8 (M,4) (M) (M,2) (2) (M,2) (M,2) */
-    struct tensor key;    /* (2) i64: prompts */
+    struct tensor candidates, only_first; /* (M,2) i32 */
+    struct tensor key;                    /* (2) i64: prompts */
     struct tensor d_mask; /* (M,4H,4W): gradient of the fed-back mask, when rounds are kept */
     void *memory;         /* owned; behind all of the above */
     int64_t memory_bytes;
-    struct tensor first;  /* (M+1) of the chunk, into runs */
-    struct tensor runs;   /* of the slot; grows when a slot has more than ever before */
-    struct stream raster; /* the same queue, with rasterize's own scratch; owned */
-    void *runs_memory;    /* owned */
+    struct slot_inputs inputs;
+    const struct slot_set *in; /* the slot's */
+    struct slot_chunk chunk;   /* of in */
     struct history history;
     int32_t *host_ints;  /* (2·M) */
-    float *host_weight;  /* (M) */
-    int64_t *host_first; /* (M+1) */
     void *trace_room;    /* staging: what is traced */
     XXH3_state_t *trace; /* NULL: not traced */
     bool timed;          /* laps wait for the device */
@@ -83,15 +78,9 @@ static void carve(struct objective *o)
     const int64_t M = s->M, L = 4 * s->H;
 
     o->memory_bytes = 0;
-    take(o, &o->gt, tensor_3d(NULL, U8, M, o->R, o->R));
-    take(o, &o->box, tensor_2d(NULL, F32, M, 4));
-    take(o, &o->weight, tensor_1d(NULL, F32, M));
-    take(o, &o->valid, tensor_2d(NULL, I32, M, 2));
     take(o, &o->candidates, tensor_2d(NULL, I32, M, 2));
     take(o, &o->only_first, tensor_2d(NULL, I32, M, 2));
-    take(o, &o->size, tensor_1d(NULL, F32, 2));
     take(o, &o->key, tensor_1d(NULL, I64, 2));
-    take(o, &o->first, tensor_1d(NULL, I64, M + 1));
     take(o, &o->d_mask, tensor_3d(NULL, F32, M, L, L));
     take(o, &o->history.value,
          tensor_4d(NULL, F32, n_history(o), M, MASK_TOKENS, MASK_LOSS_VALUES));
@@ -107,61 +96,49 @@ static enum status plan(struct objective *o, struct stream *dry)
     const struct tensor labels = tensor_2d(NULL, I32, M, s->P);
     const struct tensor n_points = tensor_1d(NULL, I32, M), selected = n_points;
     const struct tensor mask = tensor_3d(NULL, F32, M, L, L);
+    const struct tensor truth = tensor_3d(NULL, U8, M, o->R, o->R);
+    const struct tensor box = tensor_2d(NULL, F32, M, 4), weight = tensor_1d(NULL, F32, M);
+    const struct tensor valid = tensor_2d(NULL, I32, M, 2), size = tensor_1d(NULL, F32, 2);
 
-    TRY(s->ops->prompt_first(coords, labels, n_points, o->gt, o->box, o->size, o->weight, o->key, 0,
+    TRY(s->ops->prompt_first(coords, labels, n_points, truth, box, size, weight, o->key, 0,
                              &o->prompt, dry));
     for (int64_t K = 1; K <= MASK_TOKENS; K++) {
         const struct tensor logits = tensor_4d(NULL, F32, M, K, L, L);
         const struct tensor iou = tensor_2d(NULL, F32, M, K);
         const struct tensor value = tensor_3d(NULL, F32, M, K, MASK_LOSS_VALUES);
 
-        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, o->gt, o->weight,
-                                o->key, 0, 0, true, &o->prompt, dry));
-        TRY(s->ops->mask_loss_fwd(value, selected, logits, o->gt, iou, o->valid, &o->loss, dry));
-        TRY(s->ops->mask_loss_bwd(logits, iou, value, selected, logits, o->gt, iou, o->valid,
-                                  o->weight, 1, &o->loss, dry));
+        TRY(s->ops->prompt_next(mask, coords, labels, n_points, logits, iou, truth, weight, o->key,
+                                0, 0, true, &o->prompt, dry));
+        TRY(s->ops->mask_loss_fwd(value, selected, logits, truth, iou, valid, &o->loss, dry));
+        TRY(s->ops->mask_loss_bwd(logits, iou, value, selected, logits, truth, iou, valid, weight,
+                                  1, &o->loss, dry));
         TRY(s->ops->prompt_next_bwd(logits, mask, iou, &o->prompt, dry));
     }
     return s->ops->grad_norm(tensor_1d(NULL, F64, 1),
                              tensor_1d(NULL, F32, n_history(o) * M * HISTORY_VALUES), dry);
 }
 
-/* What rasterizing an h×w image's masks needs depends on the image: the scratch for it is apart from the others', and grows. */
-static enum status reserve_raster(struct objective *o, int32_t h, int32_t w)
+static enum status create(struct objective *o, bool beside)
 {
     struct sam *s = o->sam;
-    const int32_t S = (int32_t)s->config->model_image_size;
-    int32_t geometry[5] = { h, w, S, S, S };
-    struct stream dry = { .planning = true };
-
-    TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &dry));
-    if (dry.scratch_need <= o->raster.scratch_bytes) return OK;
-    s->ops->free(o->raster.scratch);
-    o->raster.scratch = NULL;
-    o->raster.scratch_bytes = dry.scratch_need;
-    return s->ops->alloc(&o->raster.scratch, dry.scratch_need);
-}
-
-static enum status create(struct objective *o)
-{
-    const struct sam *s = o->sam;
     const size_t M = (size_t)s->M;
+    const struct slot_inputs_options inputs = { .config = s->config,
+                                                .ops = s->ops,
+                                                .queue = &s->stream,
+                                                .M = s->M,
+                                                .R = o->R,
+                                                .n_slots = o->n_slots,
+                                                .beside = beside };
 
     o->host_ints = calloc(2 * M, sizeof *o->host_ints);
-    o->host_weight = calloc(M, sizeof *o->host_weight);
-    o->host_first = calloc(M + 1, sizeof *o->host_first);
-    if (!o->host_ints || !o->host_weight || !o->host_first) FAIL(E_MEMORY, "the objective's lists");
+    if (!o->host_ints) FAIL(E_MEMORY, "the objective's lists");
     TRY(history_create(&o->history, o->n_slots, n_chunks(o), s->config->train_rounds, s->M));
     carve(o); /* measures */
     TRY(s->ops->alloc(&o->memory, o->memory_bytes));
     carve(o);
-    o->raster.queue = s->stream.queue;
     for (int64_t m = 0; m < s->M; m++) o->host_ints[2 * m + 1] = 1; /* from 0 to 1 */
-    TRY(s->ops->put(o->only_first.data, o->host_ints, tensor_bytes(o->only_first), &o->raster));
-    o->runs = tensor_1d(NULL, I32, RUNS_ROOM);
-    TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
-    return reserve_raster(o, (int32_t)s->config->model_image_size,
-                          (int32_t)s->config->model_image_size);
+    TRY(s->ops->put(o->only_first.data, o->host_ints, tensor_bytes(o->only_first), &s->stream));
+    return slot_inputs_create(&o->inputs, &inputs);
 }
 
 static void configure(struct objective *o, const struct config *c)
@@ -202,7 +179,7 @@ enum status objective_scratch(const struct config *c, const struct ops *ops, int
     return OK;
 }
 
-enum status objective_create(struct objective **o, struct sam *s, int64_t n_slots)
+enum status objective_create(struct objective **o, struct sam *s, int64_t n_slots, bool beside)
 {
     struct objective *q = calloc(1, sizeof *q);
     enum status e;
@@ -211,7 +188,7 @@ enum status objective_create(struct objective **o, struct sam *s, int64_t n_slot
     q->sam = s;
     q->n_slots = n_slots;
     configure(q, s->config);
-    e = create(q);
+    e = create(q, beside);
     if (e != OK) {
         objective_destroy(q);
         return e;
@@ -224,13 +201,10 @@ void objective_destroy(struct objective *o)
 {
     if (!o) return;
     if (o->memory) o->sam->ops->free(o->memory);
-    if (o->runs_memory) o->sam->ops->free(o->runs_memory);
-    if (o->raster.scratch) o->sam->ops->free(o->raster.scratch);
+    slot_inputs_destroy(&o->inputs);
     XXH3_freeState(o->trace);
     history_destroy(&o->history);
     free(o->host_ints);
-    free(o->host_weight);
-    free(o->host_first);
     free(o->trace_room);
     free(o);
 }
@@ -243,18 +217,19 @@ enum status objective_lap(struct objective *o, double *since, double *sum)
 }
 
 /* ---- one slot ------------------------------------------------------------------------------- */
-enum status objective_reserve(struct objective *o, const struct loader_slot *slot)
+enum status objective_reserve(struct objective *o, int64_t i, const struct loader_slot *slot)
 {
-    struct sam *s = o->sam;
+    return slot_inputs_reserve(&o->inputs, i, slot);
+}
 
-    if (slot->n_runs > o->runs.dim[0]) {
-        s->ops->free(o->runs_memory);
-        o->runs_memory = NULL;
-        o->runs.dim[0] = 2 * slot->n_runs;
-        TRY(s->ops->alloc(&o->runs_memory, tensor_bytes(o->runs)));
-    }
-    o->runs.data = o->runs_memory;
-    return reserve_raster(o, slot->height, slot->width);
+enum status objective_ahead(struct objective *o, const struct loader_slot *slot)
+{
+    return slot_inputs_ahead(&o->inputs, slot);
+}
+
+enum status objective_join(struct objective *o)
+{
+    return slot_inputs_join(&o->inputs);
 }
 
 static enum status put_key(struct objective *o, struct tensor t, struct rng_key key)
@@ -272,31 +247,6 @@ static enum status trace_bytes(struct objective *o, const void *dev, int64_t byt
     TRY(staging_read(o->sam->ops, &o->sam->stream, dev, bytes, o->trace_room, &host));
     XXH3_64bits_update(o->trace, host, (size_t)bytes);
     return OK;
-}
-
-/* Truth, boxes and weights of the chunk that begins with mask `begin`. It may reach beyond the slot's last mask: what lies
- * there is empty and weighs nothing. */
-static enum status put_chunk(struct objective *o, const struct loader_slot *slot, int64_t begin)
-{
-    struct sam *s = o->sam;
-    const int64_t M = s->M, S = s->config->model_image_size;
-    const int64_t n = slot->n_masks - begin < M ? slot->n_masks - begin : M;
-    int32_t geometry[5] = { slot->height, slot->width, slot->new_height, slot->new_width,
-                            (int32_t)S };
-
-    for (int64_t m = 0; m < M; m++) {
-        o->host_weight[m] = m < n ? 1 : 0;
-        o->host_ints[2 * m] = (int32_t)((slot->new_height * o->R + S - 1) / S);
-        o->host_ints[2 * m + 1] = (int32_t)((slot->new_width * o->R + S - 1) / S);
-    }
-    for (int64_t m = 0; m <= M; m++) o->host_first[m] = slot->first[begin + (m < n ? m : n)];
-    TRY(s->ops->put(o->weight.data, o->host_weight, M * 4, &s->stream));
-    TRY(s->ops->put(o->valid.data, o->host_ints, M * 8, &s->stream));
-    TRY(s->ops->put(o->first.data, o->host_first, tensor_bytes(o->first), &s->stream));
-    TRY(s->ops->zero(o->box.data, tensor_bytes(o->box), &s->stream));
-    TRY(s->ops->put(o->box.data, slot->box + 4 * begin, n * 16, &s->stream));
-    TRY(s->ops->rasterize(o->gt, o->runs, o->first, tensor_1d(geometry, I32, 5), &o->raster));
-    return trace_bytes(o, o->gt.data, tensor_bytes(o->gt));
 }
 
 /* All masks have the same number of points: tokens a mask are the decoder's five and these. */
@@ -321,7 +271,8 @@ static enum status trace(struct objective *o, const struct sam_prompts *p, int n
 
 /* A lone box may be one prompt of several meanings or not (SAM_SPEC C.5 #3): then its only candidate is token 0. Which masks
  * have a box follows from their random numbers: prompt.h. */
-static enum status put_candidates(struct objective *o, struct rng_key key, int64_t begin)
+static enum status put_candidates(struct objective *o, const struct loader_slot *slot,
+                                  struct rng_key key, int64_t begin)
 {
     struct sam *s = o->sam;
     int32_t *of = history_candidates(&o->history, begin / s->M);
@@ -329,7 +280,7 @@ static enum status put_candidates(struct objective *o, struct rng_key key, int64
     for (int64_t m = 0; m < s->M; m++) {
         const struct rng_key k = rng_sub(key, (uint64_t)(begin + m));
         const bool box =
-            o->host_weight[m] > 0 && rng_uniform(k, PROMPT_DRAW_KIND) < o->prompt.box_share;
+            begin + m < slot->n_masks && rng_uniform(k, PROMPT_DRAW_KIND) < o->prompt.box_share;
 
         of[2 * m] = box ? 0 : 1;
         of[2 * m + 1] = box ? 1 : MASK_TOKENS;
@@ -356,11 +307,13 @@ static enum sam_round kind_of(const struct objective *o, const struct objective_
 
 enum status objective_begin(struct objective *o)
 {
+    slot_inputs_begin(&o->inputs);
     return history_begin(&o->history, o->sam->ops, &o->sam->stream);
 }
 
 void objective_launched(struct objective *o)
 {
+    slot_inputs_launched(&o->inputs);
     history_launched(&o->history);
 }
 
@@ -391,8 +344,8 @@ static enum status forward_round(struct objective *o, struct round *r, struct hi
     e.among = r->kind == SAM_FIRST_ALL;
     e.only_first = r->kind == SAM_NEXT;
     history_add(&o->history, e, &r->value, &r->selected);
-    TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->gt, r->iou, o->valid, &r->loss,
-                              &s->stream));
+    TRY(s->ops->mask_loss_fwd(r->value, r->selected, r->logits, o->chunk.truth, r->iou,
+                              o->in->valid, &r->loss, &s->stream));
     return objective_lap(o, &since, &o->times.loss);
 }
 
@@ -405,8 +358,8 @@ static enum status backward_round(struct objective *o, const struct round *r, fl
     double since = clock_seconds();
 
     sam_decode_grads(s, r->kind, r->kept, &d_logits, &d_iou);
-    TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, r->selected, r->logits, o->gt, r->iou,
-                              o->valid, o->weight, 1, &r->loss, &s->stream));
+    TRY(s->ops->mask_loss_bwd(d_logits, d_iou, r->value, r->selected, r->logits, o->chunk.truth,
+                              r->iou, o->in->valid, o->chunk.weight, 1, &r->loss, &s->stream));
     TRY(objective_lap(o, &since, &o->times.loss));
     if (through) {
         TRY(s->ops->prompt_next_bwd(d_logits, o->d_mask, r->iou, &r->prompt, &s->stream));
@@ -431,8 +384,8 @@ static enum status next_prompts(struct objective *o, const struct round *r, stru
         TRY(s->ops->copy(to->n_points.data, from->n_points.data, s->M * 4, &s->stream));
     }
     TRY(s->ops->prompt_next(to->mask, to->coords, to->labels, to->n_points, r->logits, r->iou,
-                            o->gt, o->weight, o->key, begin, r->index, click, &r->prompt,
-                            &s->stream));
+                            o->chunk.truth, o->chunk.weight, o->key, begin, r->index, click,
+                            &r->prompt, &s->stream));
     if (click) ++*n_points;
     TRY(put_n_tokens(o, to, *n_points));
     TRY(put_key(o, to->key, rng_sub(dropout, (uint64_t)r->index + 1)));
@@ -455,10 +408,12 @@ static enum status run_chunk(struct objective *o, const struct loader_slot *slot
     int n_points = 2;
     double since = clock_seconds();
 
-    TRY(put_chunk(o, slot, begin));
-    TRY(s->ops->prompt_first(s->prompts->coords, s->prompts->labels, s->prompts->n_points, o->gt,
-                             o->box, o->size, o->weight, o->key, begin, &o->prompt, &s->stream));
-    if (!s->config->train_box_multimask) TRY(put_candidates(o, prompts, begin));
+    o->chunk = slot_inputs_chunk(&o->inputs, o->in, begin / s->M);
+    TRY(trace_bytes(o, o->chunk.truth.data, tensor_bytes(o->chunk.truth)));
+    TRY(s->ops->prompt_first(s->prompts->coords, s->prompts->labels, s->prompts->n_points,
+                             o->chunk.truth, o->chunk.box, o->in->size, o->chunk.weight, o->key,
+                             begin, &o->prompt, &s->stream));
+    if (!s->config->train_box_multimask) TRY(put_candidates(o, slot, prompts, begin));
     TRY(put_n_tokens(o, s->prompts, n_points));
     TRY(put_key(o, s->prompts->key, dropout));
     TRY(trace(o, s->prompts, n_points));
@@ -506,19 +461,17 @@ enum status objective_slot(struct objective *o, const struct loader_slot *slot, 
 {
     struct sam *s = o->sam;
     const struct objective_plan plan = objective_plan(s->config, slot->step);
-    const float size[2] = { (float)slot->new_width, (float)slot->new_height };
     double since = clock_seconds();
 
-    TRY(objective_reserve(o, slot));
+    TRY(slot_inputs_next(&o->inputs, slot, &o->in));
+    TRY(objective_lap(o, &since, &o->times.prompts));
     if (o->trace) XXH3_64bits_reset(o->trace);
     history_add_slot(&o->history, slot->n_masks);
     TRY(draw_drop_path(o, slot));
-    TRY(s->ops->put(o->runs.data, slot->runs, slot->n_runs * 4, &s->stream));
-    TRY(s->ops->put(o->size.data, size, sizeof size, &s->stream));
     TRY(put_key(o, o->key,
                 rng_stream((uint64_t)s->config->train_seed, RNG_PROMPT, (uint64_t)slot->step,
                            (uint64_t)slot->slot)));
-    TRY(sam_encode(s, slot->pixels, slot->new_height, slot->new_width));
+    TRY(sam_encode_normalized(s, o->in->pixels.data));
     TRY(s->ops->zero(s->d_embedding.data, tensor_bytes(s->d_embedding), &s->stream));
     TRY(objective_lap(o, &since, &o->times.encoder_forward));
     for (int64_t begin = 0; begin < slot->n_masks; begin += s->M)
@@ -543,7 +496,7 @@ enum status objective_trace_begin(struct objective *o)
 {
     const struct sam_prompts *p = o->sam->prompts;
     const int64_t prompts = tensor_bytes(p->coords) + tensor_bytes(p->labels);
-    const int64_t truth = tensor_bytes(o->gt);
+    const int64_t truth = o->sam->M * o->R * o->R;
 
     TRY(staging_room(o->sam->ops, truth > prompts ? truth : prompts, &o->trace_room));
     o->trace = XXH3_createState();

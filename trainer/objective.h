@@ -23,8 +23,10 @@ enum status objective_scratch(const struct config *c, const struct ops *ops, int
 
 struct objective;
 
-/* All memory is taken here. n_slots: of a step, at most. Keeps s. */
-enum status objective_create(struct objective **o, struct sam *s, int64_t n_slots) MUST_CHECK;
+/* All memory is taken here. n_slots: of every step. beside: slots are loaded on the device's side, where it has one
+ * (slot_inputs.h). Keeps s. */
+enum status objective_create(struct objective **o, struct sam *s, int64_t n_slots,
+                             bool beside) MUST_CHECK;
 void objective_destroy(struct objective *o);
 
 /* Host seconds by part of the step, added up. Of work that is done, not only queued, once objective_time(o, true) makes every part
@@ -38,8 +40,13 @@ struct objective_times objective_times(const struct objective *o);
 /* For what is queued between slots, to be timed alike: seconds since *since, which becomes now, are added to *sum. */
 enum status objective_lap(struct objective *o, double *since, double *sum) MUST_CHECK;
 
-/* Takes what room this slot needs beyond any before it: objective_slot does too, but a step that is being recorded may not. */
-enum status objective_reserve(struct objective *o, const struct loader_slot *slot) MUST_CHECK;
+/* For a step that will be recorded. reserve: takes what room its slot i needs beyond any before it, as objective_slot does, but may
+ * not while recording. ahead: behind reserve and before recording, its first slot; its pixels and truth go to the device while the step
+ * before may still run. join: right before the step is launched. */
+enum status objective_reserve(struct objective *o, int64_t i,
+                              const struct loader_slot *slot) MUST_CHECK;
+enum status objective_ahead(struct objective *o, const struct loader_slot *slot) MUST_CHECK;
+enum status objective_join(struct objective *o) MUST_CHECK;
 
 /* The slots that follow are a step: what is launched as one, and whose losses are kept together. Queued. */
 enum status objective_begin(struct objective *o) MUST_CHECK;

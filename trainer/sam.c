@@ -132,9 +132,11 @@ static void carve(struct sam *s)
     s->d_embedding = tensor_4d(NULL, F32, 1, H, H, C);
     s->image_pe_f32 = tensor_3d(NULL, F32, H, H, C);
     s->drop_scale = tensor_1d(NULL, F32, 2 * s->config->model_depth);
-    take(s, &s->pixels_u8);
-    take(s, &s->pixels_f32);
-    take(s, &s->pixels_size);
+    if (!s->train) {
+        take(s, &s->pixels_u8);
+        take(s, &s->pixels_f32);
+        take(s, &s->pixels_size);
+    }
     take(s, &s->embedding);
     take(s, &s->d_embedding);
     take(s, &s->image_pe_f32);
@@ -149,7 +151,6 @@ static void carve(struct sam *s)
 
 static void bind(struct sam *s)
 {
-    program_bind(s->encoder, s->encoder_at.image, s->pixels_f32.data);
     if (s->encoder_at.drop_scale != PROGRAM_NONE)
         program_bind(s->encoder, s->encoder_at.drop_scale, s->drop_scale.data);
     for (int i = 0; i < SAM_ROUNDS; i++) {
@@ -276,11 +277,12 @@ static struct program_run run_of(struct sam *s, void *block, float *grads, bool 
     };
 }
 
-enum status sam_encode_normalized(struct sam *s)
+enum status sam_encode_normalized(struct sam *s, float *pixels)
 {
     const struct program_run run = run_of(s, s->encoder_block, NULL, true);
     struct tensor out;
 
+    program_bind(s->encoder, s->encoder_at.image, pixels);
     TRY(program_forward(s->encoder, &run));
     out = program_value(s->encoder, s->encoder_at.embedding, &run);
     return s->ops->copy(s->embedding.data, out.data, tensor_bytes(out), &s->stream);
@@ -290,10 +292,11 @@ enum status sam_encode(struct sam *s, const uint8_t *pixels, int32_t rows, int32
 {
     const int32_t size[2] = { rows, cols };
 
+    ASSERT(!s->train);
     TRY(s->ops->put(s->pixels_u8.data, pixels, tensor_bytes(s->pixels_u8), &s->stream));
     TRY(s->ops->put(s->pixels_size.data, size, sizeof size, &s->stream));
     TRY(s->ops->image_normalize(s->pixels_f32, s->pixels_u8, s->pixels_size, &s->stream));
-    return sam_encode_normalized(s);
+    return sam_encode_normalized(s, s->pixels_f32.data);
 }
 
 static void bind_prompts(struct sam_decoder *d, const struct sam_prompts *q)

@@ -51,7 +51,8 @@ struct sam {
     void *memory;                        /* one piece of device memory behind all of these */
     int64_t memory_bytes;
 
-    struct tensor pixels_u8, pixels_f32, pixels_size; /* (1,S,S,3) u8; normalized f32; (1,2) i32 */
+    struct tensor pixels_u8, pixels_f32,
+        pixels_size; /* (1,S,S,3) u8; normalized f32; (1,2) i32; not when training */
     struct tensor embedding, d_embedding,
         image_pe;                /* (1,H,W,C) twice, (H,W,C); the gradient is F32 */
     struct tensor image_pe_f32;  /* image_pe itself when computing in F32 */
@@ -75,11 +76,11 @@ enum status sam_precision(const struct config *c, const struct ops *ops,
 /* After the weights were written other than by AdamW: loaded or initialized. */
 enum status sam_weights_changed(struct sam *s) MUST_CHECK;
 
-/* pixels (S,S,3) u8 on the host, the image at the top left rows × cols. */
+/* pixels (S,S,3) u8 on the host, the image at the top left rows × cols. Not when training. */
 enum status sam_encode(struct sam *s, const uint8_t *pixels, int32_t rows, int32_t cols) MUST_CHECK;
 
-/* The same from what s->pixels_f32 already holds, normalized. */
-enum status sam_encode_normalized(struct sam *s) MUST_CHECK;
+/* The same from pixels (S,S,3) f32 of the device's, normalized, which sam_encode_backward reads again. */
+enum status sam_encode_normalized(struct sam *s, float *pixels) MUST_CHECK;
 
 /* One round over s->prompts[kept]. kept: which decoder block to use, 0 unless rounds are kept. Outputs stay valid until the block is
  * used again. */

@@ -1,8 +1,9 @@
 /* A step recorded and replayed against the same step not recorded, on the emulated device: the same
- * launches with the same arguments, puts, copies and zeros in the same order, and the same bits, over
- * steps of one slot and of several whose shape changes: branches dropped, silent rounds, fewer masks
- * and none; and before them a recorded step with more runs than there was room for. The next step is
- * recorded before the one before it is asked for its results. */
+ * launches with the same arguments, puts, copies and zeros in the same order on each queue, and the
+ * same bits, over steps of one slot and of several whose shape changes: branches dropped, silent
+ * rounds, fewer masks and none; and before them a recorded step with more runs than there was room
+ * for. The next step is recorded before the one before it is asked for its results. Then the same
+ * bits with the side as early and as late as it may run, also where nobody asks between the steps. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,11 @@
 #include "tests/trainer/tiny_sam.h"
 #include "trainer/batch.h"
 
-enum { STEPS = 6, SLOTS = 3 /* at most */, ITEMS = 50000 };
+enum {
+    STEPS = 6,
+    SLOTS = 4 /* at most: so that a slot has the room of one before it */,
+    ITEMS = 60000
+};
 
 extern const struct ops ops_emu;
 
@@ -85,7 +90,9 @@ static void prepare(struct learner *l, const struct loader_slot *const *slot, in
     CHECK(learner_prepare(l, slot, t, masks_of(slot, n)) == OK);
 }
 
-static void run(struct learner *l, const struct bench_slots *slots, bool graph, struct run *r)
+/* ask: for the results of every step, not of the last only. */
+static void run(struct learner *l, const struct bench_slots *slots, bool graph, bool ask,
+                struct run *r)
 {
     const int64_t n = l->sam->params.n_floats;
     struct loader_slot slot[STEPS][SLOTS];
@@ -103,9 +110,9 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
     CHECK(learner_from_host(l) == OK);
     learner_use_graph(l, graph);
     CHECK(l->graph == graph);
+    if (graph) /* replaced: it would be other slots, and another update */
+        CHECK(learner_prepare(l, list[STEPS - 1], 7, 1) == OK);
     emu_trace(true);
-    if (graph)
-        CHECK(learner_prepare(l, list[0], 7, 1) == OK); /* replaced: it would be another update */
     for (int i = 0; i < STEPS; i++) {
         if (graph) {
             if (i == 0) prepare(l, list[i], slots->n, i + 1);
@@ -114,6 +121,7 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
             queue(l, list[i], slots->n, i + 1);
         }
         if (graph && i + 1 < STEPS) prepare(l, list[i + 1], slots->n, i + 2);
+        if (!ask && i + 1 < STEPS) continue;
         CHECK(learner_losses(l, r->losses[i]) == OK && learner_norm(l, r->norm + i) == OK);
     }
     emu_trace(false);
@@ -124,13 +132,27 @@ static void run(struct learner *l, const struct bench_slots *slots, bool graph, 
     for (int i = 0; i < LEARNER_ARRAYS; i++) memcpy(r->state[i], l->host[i], (size_t)n * 4);
 }
 
-static void same_items(const struct run *a, const struct run *b)
+/* What a queue did, in its order: the list without the other's. */
+static int64_t items_of(struct emu_item *item, int64_t n, bool side)
 {
-    int64_t differ = 0, launches = 0;
+    int64_t kept = 0;
 
-    CHECK(a->n_items == b->n_items);
-    for (int64_t i = 0; i < a->n_items && i < b->n_items; i++) {
-        const struct emu_item *x = a->item + i, *y = b->item + i;
+    for (int64_t i = 0; i < n; i++)
+        if (item[i].side == side) item[kept++] = item[i];
+    return kept;
+}
+
+static void same_items_of(const struct run *a, const struct run *b, bool side)
+{
+    static struct emu_item list[2][ITEMS];
+    int64_t differ = 0, launches = 0, n[2];
+
+    memcpy(list[0], a->item, (size_t)a->n_items * sizeof **list);
+    memcpy(list[1], b->item, (size_t)b->n_items * sizeof **list);
+    for (int i = 0; i < 2; i++) n[i] = items_of(list[i], i ? b->n_items : a->n_items, side);
+    CHECK(n[0] == n[1]);
+    for (int64_t i = 0; i < n[0] && i < n[1]; i++) {
+        const struct emu_item *x = list[0] + i, *y = list[1] + i;
 
         launches += strstr(x->text, " of (") != NULL;
         if (strcmp(x->text, y->text) == 0 && x->bits == y->bits) continue;
@@ -138,9 +160,15 @@ static void same_items(const struct run *a, const struct run *b)
             fprintf(stderr, "item %lld: \"%s\" %016llx, recorded \"%s\" %016llx\n", (long long)i,
                     x->text, (unsigned long long)x->bits, y->text, (unsigned long long)y->bits);
     }
-    printf("%lld items, of which %lld launches, in %d steps; %lld differ\n", (long long)a->n_items,
-           (long long)launches, STEPS, (long long)differ);
-    CHECK(differ == 0 && launches > 1000);
+    printf("%s: %lld items, of which %lld launches, in %d steps; %lld differ\n",
+           side ? "side" : "queue", (long long)n[0], (long long)launches, STEPS, (long long)differ);
+    CHECK(differ == 0 && launches > (side ? 20 : 1000));
+}
+
+static void same_items(const struct run *a, const struct run *b)
+{
+    same_items_of(a, b, false);
+    same_items_of(a, b, true);
 }
 
 /* Of the losses, and of what the state came to. */
@@ -185,14 +213,59 @@ static void limits(struct learner *l, struct bench_slots *slots)
     batch_destroy(&b);
 }
 
+static void create_run(struct run *r, int64_t n)
+{
+    *r = (struct run){ .item = room(ITEMS * (int64_t)sizeof *r->item) };
+    for (int k = 0; k < LEARNER_ARRAYS; k++) r->state[k] = room(n * 4);
+}
+
+static void destroy_run(struct run *r)
+{
+    for (int k = 0; k < LEARNER_ARRAYS; k++) free(r->state[k]);
+    free(r->item);
+}
+
+/* asked: for the results of every step, by both. */
+static void same_bits(const struct run *a, const struct run *b, int64_t n, bool asked)
+{
+    const int from = asked ? 0 : STEPS - 1;
+
+    CHECK_SAME_BITS(a->losses[from], b->losses[from], (int64_t)sizeof *a->losses * (STEPS - from));
+    CHECK_SAME_BITS(a->norm + from, b->norm + from, (int64_t)sizeof *a->norm * (STEPS - from));
+    for (int i = 0; i < LEARNER_ARRAYS; i++) CHECK_SAME_BITS(a->state[i], b->state[i], n * 4);
+}
+
+/* n_orders: how many of those of the side. Steps take turns with their inputs, and every run has an even number of them: it begins where the others did. */
+static void all_runs(struct learner *l, const struct bench_slots *slots, int n_orders)
+{
+    static const char *const orders[] = { NULL, "first", "last" };
+    const int64_t n = l->sam->params.n_floats;
+    struct run plain, other;
+
+    create_run(&plain, n);
+    create_run(&other, n);
+    run(l, slots, false, true, &plain);
+    plausible(&plain, slots->n, n);
+    for (int i = 0; i < n_orders; i++) {
+        if (orders[i]) setenv("EMU_SIDE", orders[i], 1);
+        for (int graph = i == 0; graph < 2; graph++)
+            for (int ask = i == 0; ask < 2; ask++) {
+                run(l, slots, graph, ask, &other);
+                same_bits(&plain, &other, n, ask);
+                if (!orders[i]) same_items(&plain, &other);
+            }
+        unsetenv("EMU_SIDE");
+    }
+    destroy_run(&plain);
+    destroy_run(&other);
+}
+
 static void check_precision(int precision, bool all_masks, int64_t n_slots)
 {
     struct config c = tiny_config();
     struct comm *comm = NULL;
     struct learner l = { 0 };
     struct bench_slots slots = { 0 };
-    struct run plain = { 0 }, graph = { 0 };
-    int64_t n;
 
     c.train_batch = n_slots;
     c.train_rounds = 4;
@@ -207,30 +280,12 @@ static void check_precision(int precision, bool all_masks, int64_t n_slots)
     CHECK(comm_create(&comm, 1000) == OK && learner_create(&l, &c, &ops_emu, comm) == OK &&
           bench_slots_create(&slots, &c) == OK);
     if (check_fails) exit(1);
-    n = l.sam->params.n_floats;
     CHECK(l.graph);
     params_initialize(&l.sam->params, 7, l.host[0]);
     CHECK(learner_from_host(&l) == OK);
     make_room(&l, &slots);
-    for (int i = 0; i < 2; i++) {
-        struct run *r = i ? &graph : &plain;
-
-        r->item = room(ITEMS * (int64_t)sizeof *r->item);
-        for (int k = 0; k < LEARNER_ARRAYS; k++) r->state[k] = room(n * 4);
-        run(&l, &slots, i, r);
-    }
-    same_items(&plain, &graph);
-    CHECK_SAME_BITS(plain.losses, graph.losses, (int64_t)sizeof plain.losses);
-    CHECK_SAME_BITS(plain.norm, graph.norm, (int64_t)sizeof plain.norm);
-    for (int i = 0; i < LEARNER_ARRAYS; i++) CHECK_SAME_BITS(plain.state[i], graph.state[i], n * 4);
-    plausible(&plain, n_slots, n);
+    all_runs(&l, &slots, precision == PRECISION_F32 ? 3 : 1); /* orders know no precision */
     limits(&l, &slots);
-    for (int i = 0; i < LEARNER_ARRAYS; i++) {
-        free(plain.state[i]);
-        free(graph.state[i]);
-    }
-    free(plain.item);
-    free(graph.item);
     bench_slots_destroy(&slots);
     learner_destroy(&l);
     comm_destroy(comm);

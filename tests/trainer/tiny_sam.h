@@ -57,7 +57,7 @@ static inline void tiny_create(struct tiny_sam *t, struct config c, const struct
     CHECK(config_check(&t->config) == OK);
     if (objective_scratch(&t->config, ops, 1, chunk, points, &scratch) != OK ||
         sam_create(&t->sam, &t->config, ops, chunk, points, scratch, true) != OK ||
-        objective_create(&t->objective, t->sam, 1) != OK ||
+        objective_create(&t->objective, t->sam, 1, false) != OK ||
         objective_trace_begin(t->objective) != OK ||
         bench_slots_create(&t->slots, &t->config) != OK)
         exit(1);
