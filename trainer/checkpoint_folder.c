@@ -38,15 +38,25 @@ static int64_t step_of(const char *name)
     return strtoll(digits, NULL, 10);
 }
 
+enum status checkpoint_folder_unread(const char *path, int problem)
+{
+    if (problem == ENOENT || problem == ELOOP) FAIL(E_CORRUPT, "%s: %s", path, strerror(problem));
+    FAIL(E_IO,
+         "%s cannot be read: %s; mend that and start again, or, to go on without it, move the "
+         "checkpoint out of its folder",
+         path, strerror(problem));
+}
+
 enum status checkpoint_folder_read(const char *path, char **text, int64_t *n)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     struct stat info;
     ssize_t got = 0;
     int64_t at = 0;
+    int problem = 0;
     char *p;
 
-    if (fd < 0) FAIL(E_CORRUPT, "%s: %s", path, strerror(errno));
+    if (fd < 0) return checkpoint_folder_unread(path, errno);
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > CHECKPOINT_MANIFEST_MAX) {
         close(fd);
         FAIL(E_CORRUPT, "%s is no regular file of at most %d bytes", path, CHECKPOINT_MANIFEST_MAX);
@@ -55,6 +65,7 @@ enum status checkpoint_folder_read(const char *path, char **text, int64_t *n)
     while (p && at < info.st_size) {
         got = read(fd, p + at, (size_t)(info.st_size - at));
         if (got < 0 && errno == EINTR) continue;
+        problem = errno;
         if (got <= 0) break;
         at += got;
     }
@@ -62,7 +73,8 @@ enum status checkpoint_folder_read(const char *path, char **text, int64_t *n)
     if (!p) FAIL(E_MEMORY, "%s: %lld bytes", path, (long long)info.st_size);
     if (at < info.st_size) {
         free(p);
-        FAIL(E_CORRUPT, "%s: %s", path, got < 0 ? strerror(errno) : "cut off");
+        if (got < 0) return checkpoint_folder_unread(path, problem);
+        FAIL(E_CORRUPT, "%s: cut off", path);
     }
     *text = p;
     *n = at;
@@ -72,24 +84,29 @@ enum status checkpoint_folder_read(const char *path, char **text, int64_t *n)
 /* ---- which there are --------------------------------------------------------------------------
  */
 
-static void read_sequence(struct checkpoint_folder *f, bool quiet)
+static enum status read_sequence(struct checkpoint_folder *f, bool quiet)
 {
     struct checkpoint_manifest m;
     char path[DURABLE_PATH], why[STATUS_TEXT];
     enum status s;
 
     f->sequence = -1;
-    if (checkpoint_folder_path(path, "%s/manifest.json", f->path) != OK) return;
+    TRY(checkpoint_folder_path(path, "%s/manifest.json", f->path));
     status_hold(why);
     s = checkpoint_folder_read(path, &f->text, &f->bytes);
     if (s == OK) s = checkpoint_manifest_parse(&m, f->text, f->bytes, path);
     status_hold(NULL);
+    if (s != OK &&
+        s != E_CORRUPT) { /* there may be nothing wrong with it: nothing is given up for that */
+        status_release(why);
+        return s;
+    }
     if (s != OK) {
         if (!quiet)
             log_warn("%s is not used: restore its manifest.json from a copy, or remove the folder; "
                      "%s",
                      f->path, why);
-        return;
+        return OK;
     }
     f->sequence = m.sequence;
     if (m.counters.step != f->step) {
@@ -99,6 +116,7 @@ static void read_sequence(struct checkpoint_folder *f, bool quiet)
         f->sequence = -1;
     }
     checkpoint_manifest_destroy(&m);
+    return OK;
 }
 
 static int newest_first(const void *a, const void *b)
@@ -130,9 +148,8 @@ static enum status add(struct checkpoint_folders *l, int *room, const char *fold
     *f = (struct checkpoint_folder){ .step = step_of(name) };
     TRY(checkpoint_folder_path(f->path, "%s/%s", folder, name));
     if (lstat(f->path, &info) != 0 || !S_ISDIR(info.st_mode)) return OK;
-    read_sequence(f, quiet);
-    l->n++;
-    return OK;
+    l->n++; /* what it holds is given back with the list */
+    return read_sequence(f, quiet);
 }
 
 enum status checkpoint_folders_list(struct checkpoint_folders *l, const char *run_folder,
@@ -190,14 +207,16 @@ static enum status remove_flat(const char *path)
     return OK;
 }
 
-/* The manifest goes first: a folder half removed must not look whole. */
-static void retire_one(const char *path)
+/* Under another name first: a folder half removed must not look like one that has lost its manifest. */
+static void retire_one(const char *run_folder, const struct checkpoint_folder *f)
 {
-    char manifest[DURABLE_PATH];
+    char old[DURABLE_PATH];
 
-    if (checkpoint_folder_path(manifest, "%s/manifest.json", path) != OK) return;
-    unlink(manifest);
-    if (remove_flat(path) != OK) log_warn("%s stays, though it is no longer needed", path);
+    if (checkpoint_folder_path(old, "%s/checkpoints/.old-step-%08" PRId64, run_folder, f->step) !=
+        OK)
+        return;
+    if (rename(f->path, old) != 0 || remove_flat(old) != OK)
+        log_warn("%s stays, though it is no longer needed", f->path);
 }
 
 void checkpoint_folder_retire(const char *run_folder, struct checkpoint_keep keep)
@@ -207,12 +226,12 @@ void checkpoint_folder_retire(const char *run_folder, struct checkpoint_keep kee
     if (checkpoint_folders_list(&l, run_folder, true) != OK) return;
     for (int i = 0; i < l.n; i++) {
         const struct checkpoint_folder *f = &l.at[i];
-        /* a damaged manifest can be restored from a copy, as long as the rest is there */
-        const bool is_damaged = f->text && f->sequence < 0;
+        /* a manifest that is damaged or gone can be restored from a copy, as long as the rest is there */
+        const bool is_damaged = f->sequence < 0;
         const bool is_kept = i < keep.newest || i == 0 || is_damaged ||
-                             (keep.every > 0 && f->sequence >= 0 && f->step % keep.every == 0);
+                             (keep.every > 0 && f->step % keep.every == 0);
 
-        if (!is_kept) retire_one(f->path);
+        if (!is_kept) retire_one(run_folder, f);
     }
     checkpoint_folders_destroy(&l);
 }

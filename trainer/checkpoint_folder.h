@@ -31,6 +31,9 @@ void checkpoint_folders_destroy(struct checkpoint_folders *l);
 enum status checkpoint_folder_path(char buf[DURABLE_PATH], const char *fmt, ...) MUST_CHECK
     __attribute__((format(printf, 2, 3)));
 
+/* Why a file could not be opened or read (errno): E_CORRUPT when it is not there, else E_IO, which gives up no checkpoint. */
+enum status checkpoint_folder_unread(const char *path, int problem) MUST_CHECK;
+
 /* A whole file of at most CHECKPOINT_MANIFEST_MAX bytes; *text is the caller's to free. */
 enum status checkpoint_folder_read(const char *path, char **text, int64_t *n) MUST_CHECK;
 

@@ -1,5 +1,6 @@
 #include "trainer/checkpoint_h5.h"
 
+#include "trainer/checkpoint_folder.h"
 #include "trainer/checkpoint_frame.h"
 #include "trainer/durable_file.h"
 
@@ -72,7 +73,8 @@ static enum status read_at(int fd, const char *path, int64_t offset, void *p, in
         const ssize_t got = pread(fd, to, part, offset);
 
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) FAIL(E_IO, "reading %s: %s", path, strerror(errno));
+        if (got < 0 && errno == EIO) FAIL(E_CORRUPT, "reading %s: %s", path, strerror(errno));
+        if (got < 0) return checkpoint_folder_unread(path, errno);
         if (got == 0) FAIL(E_CORRUPT, "%s is cut off at byte %lld", path, (long long)offset);
         to += got;
         offset += got;
@@ -114,7 +116,7 @@ static enum status open_plain(const char *path, int *fd, int64_t *bytes)
     struct stat info;
 
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (*fd < 0) FAIL(E_CORRUPT, "%s: %s", path, strerror(errno));
+    if (*fd < 0) return checkpoint_folder_unread(path, errno);
     if (fstat(*fd, &info) != 0 || !S_ISREG(info.st_mode)) {
         close(*fd);
         FAIL(E_CORRUPT, "%s is not a regular file", path);

@@ -208,8 +208,8 @@ static void warn_of_lost(const struct checkpoint_folders *l, int64_t newest, int
                  step + 1, unknown, unknown);
 }
 
-/* Newest first until one loads. Only damage leads on to an older one; another configuration must be
- * the user's decision. */
+/* Newest first until one loads. Only damage leads on to an older one; another configuration, or a file that cannot be read for
+ * now, must be the user's decision. */
 static enum status try_all(struct checkpoint_state *s, struct comm *c,
                            const struct checkpoint_folders *l, int n,
                            struct checkpoint_accept accept, bool *found)
@@ -227,7 +227,7 @@ static enum status try_all(struct checkpoint_state *s, struct comm *c,
             if (f) warn_of_lost(l, newest, f->step);
             return OK;
         }
-        if (status != E_CORRUPT && status != E_IO) return status;
+        if (status != E_CORRUPT) return status;
         if (f) log_warn("%s is damaged and not used; trying the one before", f->path);
     }
     return OK;

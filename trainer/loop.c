@@ -93,6 +93,14 @@ static double total_loss(const struct loop *l)
            l->c->loss_w_iou * l->sum.iou_error;
 }
 
+static enum status no_masks(const struct loop *l)
+{
+    FAIL(E_CONFIG,
+         "no image of %s that was seen has a mask that passes data.min_area, data.max_area and "
+         "data.min_pixels: nothing was learnt",
+         l->c->data_train);
+}
+
 /* Every rank holds the same sums, hence decides alike: a step whose loss or gradient is not finite changes nothing. */
 static enum status update(struct loop *l)
 {
@@ -117,10 +125,7 @@ static enum status update(struct loop *l)
     if (l->sum.n_masks == 0) { /* nothing to learn from: no update, not even decay */
         l->empty_images += l->c->train_batch;
         if (l->empty_images < shard_set_images(l->train_set)) return OK;
-        FAIL(E_CONFIG,
-             "no image of %s has a mask that passes data.min_area, data.max_area and "
-             "data.min_pixels",
-             l->c->data_train);
+        return no_masks(l);
     }
     l->empty_images = 0;
     if (l->learner.sync) TRY(learner_update(&l->learner, masks, l->at.step, l->at.updates + 1));
@@ -245,6 +250,7 @@ static enum status run(struct loop *l)
         TRY(step(l));
     }
     TRY(loop_save(l));
+    if (l->at.images > 0 && l->at.masks == 0) return no_masks(l);
     return report_state(l, RUN_FINISHED);
 }
 

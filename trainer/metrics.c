@@ -162,8 +162,9 @@ static void say_scan(const struct metrics *m, const struct scan *s)
                  m->path, s->n_steps, s->restored, s->last);
     if (s->n_gone == 0) return;
     if (s->restored == 0 && s->furthest > 0)
-        log_warn("this run had come to step %" PRId64 " without saving behind step 0, where it "
-                 "begins again; a smaller checkpoint.every loses less",
+        log_warn("this run had come to step %" PRId64 " and has no checkpoint: it begins again at "
+                 "step 0; if it had not saved yet, a smaller checkpoint.every loses less; if its "
+                 "checkpoints were removed, stop it now and restore them",
                  s->furthest);
     log_info("%s: %" PRId64 " lines that are behind step %" PRId64 ", or damaged, are dropped",
              m->path, s->n_gone, s->restored);

@@ -121,7 +121,20 @@ static bool holds_a_run(const struct run_folder *f)
     return false;
 }
 
-/* Everything but the lock moves to old-ID/: --fresh forgets a run, it does not destroy it. run.json goes last: as long as it
+/* What a run makes in its folder; of what others put there --fresh moves nothing. */
+static bool is_of_a_run(const char *name)
+{
+    static const char *const names[] = { "checkpoints", "cmd.txt",      "config.resolved.yaml",
+                                         "config.yaml", "env.json",     "git.txt",
+                                         "ledger.txt",  "logs",         "run.json",
+                                         "status.json", "metrics.jsonl" };
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
+/* All that a run makes, but the lock, moves to old-ID/: --fresh forgets a run, it does not destroy it. run.json goes last: as long as it
  * is there, another --fresh finishes a move that was killed. Where it does not tell the id, the time does. */
 static enum status set_aside(struct run_folder *f)
 {
@@ -137,10 +150,8 @@ static enum status set_aside(struct run_folder *f)
     d = opendir(f->path);
     if (!d) FAIL(E_IO, "%s: %s", f->path, strerror(errno));
     while (s == OK && (entry = readdir(d))) {
-        if (entry->d_name[0] == '.' || strcmp(entry->d_name, "lock") == 0 ||
-            strcmp(entry->d_name, "run.json") == 0 || strncmp(entry->d_name, "old-", 4) == 0)
-            continue;
-        s = move(f->path, aside, entry->d_name);
+        if (is_of_a_run(entry->d_name) && strcmp(entry->d_name, "run.json") != 0)
+            s = move(f->path, aside, entry->d_name);
     }
     closedir(d);
     if (s == OK && holds(f, "run.json")) s = move(f->path, aside, "run.json");
@@ -193,12 +204,34 @@ static enum status check_not_gone(const struct run_folder *f)
          path, f->path);
 }
 
+/* A folder in which no run has been, with a file of the name of one of a run's, would have it written over. */
+static enum status check_not_anothers(const struct run_folder *f)
+{
+    const struct dirent *entry;
+    char name[256] = "";
+    DIR *d;
+
+    if (holds(f, "lock") || holds(f, "run.json") || holds(f, "checkpoints")) return OK;
+    d = opendir(f->path);
+    if (!d) FAIL(E_IO, "%s: %s", f->path, strerror(errno));
+    while (!*name && (entry = readdir(d)))
+        if (is_of_a_run(entry->d_name)) snprintf(name, sizeof name, "%s", entry->d_name);
+    closedir(d);
+    if (!*name) return OK;
+    FAIL(E_CONFIG,
+         "run.folder %s holds no run, and a %s, which a run would write over: name another folder, "
+         "or "
+         "move that file",
+         f->path, name);
+}
+
 static enum status enter(struct run_folder *f, const struct run_folder_options *o, int n_ranks)
 {
     uint64_t hash = 0;
     bool found = false;
 
     TRY(make_folders(f->path));
+    TRY(check_not_anothers(f));
     TRY(take_lease(f));
     if (o->fresh) {
         if (holds_a_run(f)) TRY(set_aside(f));

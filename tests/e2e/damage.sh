@@ -98,6 +98,53 @@ goes_on 85 run checkpoint.every=0 --stop-after 2 # to step 6, and a commit that 
 cp "$stage/begun/checkpoints/step-00000005/manifest.json" "$stage/run/checkpoints/step-00000005"
 [ -e "$stage/run/checkpoints/step-00000005/rank-0000.h5" ] || die "what could have been restored was retired"
 
+say "the newest manifest is gone, and comes back"
+copy run
+rm "$stage/run/checkpoints/step-00000005/manifest.json"
+goes_on 85 run checkpoint.every=0 --stop-after 2
+says "resumed at step 4" "restore its manifest.json from a copy"
+[ -e "$stage/run/checkpoints/step-00000005/rank-0000.h5" ] || die "what could have been restored was retired"
+
+say "what cannot be read is not given up"
+# may COMMAND…: as somebody whom the files' modes bind
+may() {
+    if [ "$(id -u)" = 0 ]; then
+        setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all "$@"
+    else
+        "$@"
+    fi
+}
+if may true 2>/dev/null; then
+    for file in manifest.json rank-0000.h5; do
+        copy run
+        chmod 000 "$stage/run/checkpoints/step-00000005/$file"
+        ends 1 run may "$samforge" train "$config" data.train="$stage/train" run.folder="$stage/run"
+        says "$file cannot be read: Permission denied; mend that"
+        lines 0 "resumed"
+        chmod 644 "$stage/run/checkpoints/step-00000005/$file"
+        goes_on 0 run
+        says "resumed at step 5"
+        same_runs whole run
+    done
+else
+    say "skipped: nobody here is bound by modes"
+fi
+
+say "a folder of somebody else's"
+mkdir "$stage/others" && echo mine >"$stage/others/config.yaml" && echo mine >"$stage/others/thesis.txt"
+goes_on 2 others
+says "holds no run, and a config.yaml, which a run would write over"
+[ "$(cat "$stage/others/config.yaml")" = mine ] || die "it was written over"
+rm "$stage/others/config.yaml"
+goes_on 85 others --stop-after 1
+goes_on 85 others --fresh --stop-after 1
+[ "$(cat "$stage/others/thesis.txt")" = mine ] || die "--fresh has moved what is not the run's"
+[ -e "$stage/others"/old-*/metrics.jsonl ] || die "--fresh has not moved what is the run's"
+
+say "nothing to learn from"
+goes_on 2 bare train.steps=1 data.min_area=0.89
+says "no image of .* that was seen has a mask"
+
 say "and the newest values are"
 copy run
 damage "$stage/run/checkpoints/step-00000005/rank-0000.h5"
@@ -125,7 +172,7 @@ say "and so is what says that there were some"
 copy run
 rm -r "$stage/run/checkpoints" "$stage/run/status.json"
 goes_on 0 run
-says "warn: this run had come to step 5 without saving behind step 0, where it begins again"
+says "warn: this run had come to step 5 and has no checkpoint" "if its checkpoints were removed, stop it now and restore them"
 same_runs whole run
 
 say "metrics are cut"
