@@ -96,8 +96,9 @@ static enum status read_sequence(struct checkpoint_folder *f, bool quiet)
     s = checkpoint_folder_read(path, &f->text, &f->bytes);
     if (s == OK) s = checkpoint_manifest_parse(&m, f->text, f->bytes, path);
     status_hold(NULL);
-    if (s != OK &&
-        s != E_CORRUPT) { /* there may be nothing wrong with it: nothing is given up for that */
+    f->unread = s == E_IO;
+    if (f->unread && quiet) return OK;
+    if (s != OK && s != E_CORRUPT) { /* there may be nothing wrong with it: it is not given up */
         status_release(why);
         return s;
     }

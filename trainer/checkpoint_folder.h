@@ -13,6 +13,7 @@ struct checkpoint_folder {
     int64_t step, sequence; /* sequence −1: the manifest does not parse */
     char *text;             /* owned */
     int64_t bytes;
+    bool unread;
 };
 
 struct checkpoint_folders {
@@ -21,7 +22,7 @@ struct checkpoint_folders {
 };
 
 /* All of RUN/checkpoints; none when there is no such folder. `quiet`: no line about those that are not used, since who loads one
- * has said it. */
+ * has said it; and one whose manifest cannot be read for now is unread, where else that is the list's E_IO. */
 enum status checkpoint_folders_list(struct checkpoint_folders *l, const char *run_folder,
                                     bool quiet) MUST_CHECK;
 void checkpoint_folders_destroy(struct checkpoint_folders *l);

@@ -73,7 +73,6 @@ static enum status read_at(int fd, const char *path, int64_t offset, void *p, in
         const ssize_t got = pread(fd, to, part, offset);
 
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0 && errno == EIO) FAIL(E_CORRUPT, "reading %s: %s", path, strerror(errno));
         if (got < 0) return checkpoint_folder_unread(path, errno);
         if (got == 0) FAIL(E_CORRUPT, "%s is cut off at byte %lld", path, (long long)offset);
         to += got;

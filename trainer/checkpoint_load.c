@@ -126,7 +126,8 @@ static enum status spread(struct checkpoint_state *s, struct comm *c,
             float *to = s->array[a] + part.begin;
             char hash[CHECKPOINT_HASH];
 
-            if (c->rank == reader) KEEP_FIRST(mine, read_slice(m, folder, k, a, n, to));
+            /* what cannot be read must not look damaged to those who get it */
+            TRY(agree_worst(c, c->rank == reader ? read_slice(m, folder, k, a, n, to) : OK));
             TRY(c->ops->broadcast(c, to, n * (int64_t)sizeof(float), reader));
             checkpoint_h5_hash(to, n * (int64_t)sizeof(float), hash);
             if (mine == OK && strcmp(hash, m->file[k].slice[a].hash) != 0)

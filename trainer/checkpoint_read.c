@@ -84,6 +84,10 @@ enum status checkpoint_open(struct checkpoint **k, const char *path)
     for (int i = 0; i < l.n && s != OK && l.at[i].sequence >= 0; i++) {
         s = open_folder(k, l.at[i].path);
         if (s == OK) continue;
+        if (s != E_CORRUPT) { /* it may be whole */
+            checkpoint_folders_destroy(&l);
+            return s;
+        }
         log_warn("%s is damaged and not used", l.at[i].path);
         damage.newer++;
     }

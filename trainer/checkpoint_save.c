@@ -83,12 +83,18 @@ static enum status write_mine(const struct checkpoint_state *s, struct comm *c,
     return checkpoint_h5_write(path, s, plan_part(s->n, c->n_ranks, c->rank), f);
 }
 
+/* One more than the newest's; behind this process's own last one too, where not all could be read. */
 static enum status next_sequence(const char *run_folder, int64_t *sequence)
 {
+    static int64_t last = -1;
     struct checkpoint_folders l;
+    bool unread = false;
 
     TRY(checkpoint_folders_list(&l, run_folder, true));
     *sequence = l.n && l.at[0].sequence >= 0 ? l.at[0].sequence + 1 : 0;
+    for (int i = 0; i < l.n; i++) unread = unread || l.at[i].unread;
+    if (unread && *sequence <= last) *sequence = last + 1;
+    last = *sequence;
     checkpoint_folders_destroy(&l);
     return OK;
 }

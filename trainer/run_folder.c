@@ -134,9 +134,20 @@ static bool is_of_a_run(const char *name)
     return false;
 }
 
-/* All that a run makes, but the lock, moves to old-ID/: --fresh forgets a run, it does not destroy it. run.json goes last: as long as it
- * is there, another --fresh finishes a move that was killed. Where it does not tell the id, the time does. */
-static enum status set_aside(struct run_folder *f)
+/* Whether that is the file at path, such as the configuration that the command has named. */
+static bool is_file(const struct run_folder *f, const char *name, const char *path)
+{
+    char own[DURABLE_PATH];
+    struct stat a, b;
+
+    return path && checkpoint_folder_path(own, "%s/%s", f->path, name) == OK &&
+           stat(own, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+/* All that a run makes, but the lock and the configuration it was started with, moves to old-ID/: --fresh forgets a
+ * run, it does not destroy it. run.json goes last: as long as it is there, another --fresh finishes a move that was killed. Where it does not tell the id, the time does. */
+static enum status set_aside(struct run_folder *f, const char *config)
 {
     char aside[DURABLE_PATH];
     uint64_t hash;
@@ -150,7 +161,8 @@ static enum status set_aside(struct run_folder *f)
     d = opendir(f->path);
     if (!d) FAIL(E_IO, "%s: %s", f->path, strerror(errno));
     while (s == OK && (entry = readdir(d))) {
-        if (is_of_a_run(entry->d_name) && strcmp(entry->d_name, "run.json") != 0)
+        if (is_of_a_run(entry->d_name) && strcmp(entry->d_name, "run.json") != 0 &&
+            !is_file(f, entry->d_name, config))
             s = move(f->path, aside, entry->d_name);
     }
     closedir(d);
@@ -205,7 +217,7 @@ static enum status check_not_gone(const struct run_folder *f)
 }
 
 /* A folder in which no run has been, with a file of the name of one of a run's, would have it written over. */
-static enum status check_not_anothers(const struct run_folder *f)
+static enum status check_not_anothers(const struct run_folder *f, const char *config)
 {
     const struct dirent *entry;
     char name[256] = "";
@@ -215,7 +227,9 @@ static enum status check_not_anothers(const struct run_folder *f)
     d = opendir(f->path);
     if (!d) FAIL(E_IO, "%s: %s", f->path, strerror(errno));
     while (!*name && (entry = readdir(d)))
-        if (is_of_a_run(entry->d_name)) snprintf(name, sizeof name, "%s", entry->d_name);
+        if (is_of_a_run(entry->d_name) && strcmp(entry->d_name, "logs") != 0 &&
+            !is_file(f, entry->d_name, config))
+            snprintf(name, sizeof name, "%s", entry->d_name);
     closedir(d);
     if (!*name) return OK;
     FAIL(E_CONFIG,
@@ -231,10 +245,10 @@ static enum status enter(struct run_folder *f, const struct run_folder_options *
     bool found = false;
 
     TRY(make_folders(f->path));
-    TRY(check_not_anothers(f));
+    TRY(check_not_anothers(f, o->config_path));
     TRY(take_lease(f));
     if (o->fresh) {
-        if (holds_a_run(f)) TRY(set_aside(f));
+        if (holds_a_run(f)) TRY(set_aside(f, o->config_path));
     } else {
         TRY(run_record_find(f->path, f->id, &hash, &found));
         TRY(check_not_gone(f));

@@ -126,6 +126,11 @@ if may true 2>/dev/null; then
         says "resumed at step 5"
         same_runs whole run
     done
+    copy run
+    chmod 000 "$stage/run/checkpoints/step-00000005/rank-0000.h5"
+    ends 1 weights may "$samforge" inspect "$stage/run"
+    says "rank-0000.h5 cannot be read"
+    rm -rf "$stage/run"
 else
     say "skipped: nobody here is bound by modes"
 fi
@@ -140,6 +145,13 @@ goes_on 85 others --stop-after 1
 goes_on 85 others --fresh --stop-after 1
 [ "$(cat "$stage/others/thesis.txt")" = mine ] || die "--fresh has moved what is not the run's"
 [ -e "$stage/others"/old-*/metrics.jsonl ] || die "--fresh has not moved what is the run's"
+
+mkdir "$stage/made" "$stage/made/logs" && cp "$config" "$stage/made/config.yaml"
+for fresh in "" --fresh; do # the configuration may lie in the run's folder, and logs of the job
+    # shellcheck disable=SC2086
+    ends 85 made "$samforge" train "$stage/made/config.yaml" data.train="$stage/train" run.folder="$stage/made" --stop-after 1 $fresh
+    cmp "$config" "$stage/made/config.yaml" || die "the configuration is not where it was"
+done
 
 say "nothing to learn from"
 goes_on 2 bare train.steps=1 data.min_area=0.89
