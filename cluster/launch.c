@@ -1,5 +1,6 @@
 #include "cluster/launch.h"
 
+#include "cluster/signals.h"
 #include "cluster/topology.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
@@ -331,7 +332,6 @@ enum status launch_run(const struct launch_options *o, int *exit_code)
     static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGCHLD };
     const struct sigaction ignore = { .sa_handler = SIG_IGN };
     struct launch l = { .o = o, .argv = o->argv };
-    struct sigaction hangup;
     enum status s;
 
     TRY(choose(&l));
@@ -339,8 +339,7 @@ enum status launch_run(const struct launch_options *o, int *exit_code)
         if (n >= ARGUMENTS_MAX) FAIL(E_USAGE, "more than %d arguments", ARGUMENTS_MAX);
     sigemptyset(&l.caught);
     for (size_t i = 0; i < sizeof caught / sizeof *caught; i++) sigaddset(&l.caught, caught[i]);
-    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
-        sigdelset(&l.caught, SIGHUP); /* under nohup */
+    if (signals_is_ignored(SIGHUP)) sigdelset(&l.caught, SIGHUP); /* under nohup */
     if (sigprocmask(SIG_BLOCK, &l.caught, &l.before) != 0 ||
         sigaction(SIGPIPE, &ignore, &l.pipe) != 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0)
         FAIL(E_FAILED, "launch: %s", strerror(errno));

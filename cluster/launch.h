@@ -21,7 +21,7 @@ struct launch_options {
     void *arg;
 };
 
-/* *exit_code is the program's; 128 + n when a signal n ended it. Codes that a restart cannot change (0, 2, 3, 4, 5, 6, 85) end the
+/* *exit_code is the program's; 128 + n when a signal n ended it. Codes that a restart cannot change (0, 2, 3, 4, 5, 85) end the
  * launch at once. */
 enum status launch_run(const struct launch_options *o, int *exit_code) MUST_CHECK;
 

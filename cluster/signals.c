@@ -52,7 +52,7 @@ void signals_silence(void)
     atomic_store(&notice_bytes, 0);
 }
 
-static bool is_ignored(int signal_number)
+bool signals_is_ignored(int signal_number)
 {
     struct sigaction before;
 
@@ -68,7 +68,7 @@ enum status signals_catch(void)
     sigemptyset(&a.sa_mask);
     sigemptyset(&set);
     for (size_t i = 0; i < sizeof caught / sizeof *caught; i++) {
-        if (caught[i] == SIGHUP && is_ignored(SIGHUP)) continue;
+        if (caught[i] == SIGHUP && signals_is_ignored(SIGHUP)) continue;
         if (sigaction(caught[i], &a, NULL) != 0)
             FAIL(E_FAILED, "cannot catch signal %d: %s", caught[i], strerror(errno));
         sigaddset(&set, caught[i]);

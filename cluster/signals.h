@@ -13,6 +13,9 @@
 enum status signals_catch(void) MUST_CHECK;
 bool signals_stop_wanted(void);
 
+/* As nohup leaves HUP. */
+bool signals_is_ignored(int signal_number);
+
 /* What the first request says on stderr, at once, however long the work at hand still takes; a request that has come already
  * says it now. A line without its end, of up to 250 bytes. at_term: a TERM too; mpirun sends one to ranks that it is about to kill.
  * silence: nothing is said any more, for the end has another reason. */

@@ -34,14 +34,13 @@ static enum status open_loader(struct batch *b, const struct batch_options *o)
 enum status batch_create(struct batch *b, const struct batch_options *o)
 {
     const struct learner *l = o->learner;
-    const int64_t all = l->config->train_batch, n_ranks = l->comm->n_ranks;
 
     *b = (struct batch){ .learner = o->learner,
                          .made_up = o->made_up,
                          .timeout_ms = o->timeout_ms,
                          .image_limit_ms = o->image_limit_ms,
                          .n = l->slots.end - l->slots.begin,
-                         .n_most = (all + n_ranks - 1) / n_ranks };
+                         .n_most = plan_part(l->config->train_batch, l->comm->n_ranks, 0).end };
     b->slot = calloc((size_t)b->n, sizeof *b->slot);
     if (!b->slot) FAIL(E_MEMORY, "%lld slots", (long long)b->n);
     return o->set ? open_loader(b, o) : OK;

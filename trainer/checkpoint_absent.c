@@ -9,21 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "trainer/durable_file.h"
-
-static bool holds(const char *folder, const char *name)
-{
-    char path[DURABLE_PATH];
-
-    return snprintf(path, sizeof path, "%s/%s", folder, name) < DURABLE_PATH &&
-           access(path, F_OK) == 0;
-}
+#include "trainer/checkpoint_folder.h"
 
 /* A run, a checkpoint, or shards. */
 static bool is_something(const char *folder)
 {
-    return holds(folder, "manifest.json") || holds(folder, "run.json") ||
-           holds(folder, "checkpoints");
+    return checkpoint_folder_holds(folder, "manifest.json") ||
+           checkpoint_folder_holds(folder, "run.json") ||
+           checkpoint_folder_holds(folder, "checkpoints");
 }
 
 /* The last by name of the folders in it that are something: of steps the newest. Empty: none. */
@@ -42,8 +35,7 @@ static void find_inside(const char *folder, char found[DURABLE_PATH])
     if (d) closedir(d);
 }
 
-/* Whether a run's status.json tells of a checkpoint. */
-static bool has_saved(const char *run)
+bool checkpoint_was_saved(const char *run)
 {
     char path[DURABLE_PATH];
     json_t *status;
@@ -69,17 +61,17 @@ enum status checkpoint_absent(const char *path)
              "%s is a file, and runs and checkpoints are folders: name one of these; weights in a "
              "file are read from a .safetensors",
              path);
-    if (holds(path, "rank-0000.h5"))
+    if (checkpoint_folder_holds(path, "rank-0000.h5"))
         FAIL(E_CORRUPT,
              "%s is a checkpoint that has lost its manifest.json: restore it from a copy, or name "
              "another",
              path);
-    if (has_saved(path))
+    if (checkpoint_was_saved(path))
         FAIL(E_CORRUPT,
              "%s has saved checkpoints, says its status.json, and there is none in %s/checkpoints: "
              "restore that folder from a copy",
              path, path);
-    if (holds(path, "run.json") || holds(path, "checkpoints"))
+    if (checkpoint_folder_holds(path, "run.json") || checkpoint_folder_holds(path, "checkpoints"))
         FAIL(E_MISSING,
              "%s is a run without a checkpoint: the first comes after checkpoint.every steps, at "
              "the end, or when the run is asked to stop",

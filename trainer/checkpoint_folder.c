@@ -38,6 +38,14 @@ static int64_t step_of(const char *name)
     return strtoll(digits, NULL, 10);
 }
 
+bool checkpoint_folder_holds(const char *folder, const char *name)
+{
+    char path[DURABLE_PATH];
+
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < DURABLE_PATH &&
+           access(path, F_OK) == 0;
+}
+
 enum status checkpoint_folder_unread(const char *path, int problem)
 {
     if (problem == ENOENT || problem == ELOOP) FAIL(E_CORRUPT, "%s: %s", path, strerror(problem));

@@ -32,6 +32,8 @@ void checkpoint_folders_destroy(struct checkpoint_folders *l);
 enum status checkpoint_folder_path(char buf[DURABLE_PATH], const char *fmt, ...) MUST_CHECK
     __attribute__((format(printf, 2, 3)));
 
+bool checkpoint_folder_holds(const char *folder, const char *name);
+
 /* Why a file could not be opened or read (errno): E_CORRUPT when it is not there, else E_IO, which gives up no checkpoint. */
 enum status checkpoint_folder_unread(const char *path, int problem) MUST_CHECK;
 

@@ -11,7 +11,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct checkpoint {
     struct checkpoint_manifest m;
@@ -60,22 +59,14 @@ static enum status open_folder(struct checkpoint **k, const char *folder)
     return s;
 }
 
-static bool has(const char *folder, const char *name)
-{
-    char path[DURABLE_PATH];
-    struct stat info;
-
-    return checkpoint_folder_path(path, "%s/%s", folder, name) == OK && stat(path, &info) == 0;
-}
-
 enum status checkpoint_open(struct checkpoint **k, const char *path)
 {
     struct checkpoint_folders l;
     struct checkpoint_damage damage = { 0 };
     enum status s = E_CORRUPT;
 
-    if (has(path, "manifest.json")) return open_folder(k, path);
-    if (!has(path, "checkpoints")) return checkpoint_absent(path);
+    if (checkpoint_folder_holds(path, "manifest.json")) return open_folder(k, path);
+    if (!checkpoint_folder_holds(path, "checkpoints")) return checkpoint_absent(path);
     TRY(checkpoint_folders_list(&l, path, false));
     if (l.n == 0) {
         checkpoint_folders_destroy(&l);

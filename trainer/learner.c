@@ -113,7 +113,7 @@ bool learner_sums_on_devices(const struct config *c, const struct ops *ops, int 
 /* The same on all ranks: images of the rank that has the most. */
 static int64_t most_images(const struct config *c, int n_ranks)
 {
-    return (c->train_batch + n_ranks - 1) / n_ranks;
+    return plan_part(c->train_batch, n_ranks, 0).end;
 }
 
 /* A rank's part of a step is small enough to be recorded. rounds: of all chunks of all its images. */

@@ -20,8 +20,8 @@ struct loop_options {
 };
 
 /* Collective. Trains to the configuration's last step, or until asked to stop (E_STOPPED, resumable), out of budget
- * (E_BUDGET, and again at once when started with the same) or diverged (E_DIVERGED). Resumes by itself from the newest checkpoint that verifies. Another failure on one of
- * several ranks ends them all, and does not return. */
+ * (E_BUDGET, and again at once when started with the same) or diverged (E_DIVERGED). Resumes by itself from the newest checkpoint
+ * that verifies. Another failure on one of several ranks ends them all, and does not return. */
 enum status loop_run(const struct loop_options *o) MUST_CHECK;
 
 #endif

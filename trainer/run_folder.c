@@ -3,6 +3,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/log.h"
 #include "trainer/agree.h"
+#include "trainer/checkpoint_absent.h"
 #include "trainer/checkpoint_folder.h"
 #include "trainer/durable_file.h"
 #include "trainer/run_record.h"
@@ -103,13 +104,6 @@ static enum status move(const char *from_folder, const char *to_folder, const ch
     return OK;
 }
 
-static bool holds(const struct run_folder *f, const char *name)
-{
-    char path[DURABLE_PATH];
-
-    return checkpoint_folder_path(path, "%s/%s", f->path, name) == OK && access(path, F_OK) == 0;
-}
-
 /* Whether there is anything of a run that a new one must not mix with. */
 static bool holds_a_run(const struct run_folder *f)
 {
@@ -117,7 +111,7 @@ static bool holds_a_run(const struct run_folder *f)
                                          "status.json" };
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (holds(f, names[i])) return true;
+        if (checkpoint_folder_holds(f->path, names[i])) return true;
     return false;
 }
 
@@ -146,7 +140,8 @@ static bool is_file(const struct run_folder *f, const char *name, const char *pa
 }
 
 /* All that a run makes, but the lock and the configuration it was started with, moves to old-ID/: --fresh forgets a
- * run, it does not destroy it. run.json goes last: as long as it is there, another --fresh finishes a move that was killed. Where it does not tell the id, the time does. */
+ * run, it does not destroy it. run.json goes last: as long as it is there, another --fresh finishes a move that was
+ * killed. Where it does not tell the id, the time does. */
 static enum status set_aside(struct run_folder *f, const char *config)
 {
     char aside[DURABLE_PATH];
@@ -166,7 +161,8 @@ static enum status set_aside(struct run_folder *f, const char *config)
             s = move(f->path, aside, entry->d_name);
     }
     closedir(d);
-    if (s == OK && holds(f, "run.json")) s = move(f->path, aside, "run.json");
+    if (s == OK && checkpoint_folder_holds(f->path, "run.json"))
+        s = move(f->path, aside, "run.json");
     if (s == OK) log_info("the run that was in %s is now in %s", f->path, aside);
     return s;
 }
@@ -196,24 +192,14 @@ static enum status check_same_config(const struct run_folder *f, uint64_t hash)
 /* A run that has saved does not begin again at step 0 because its checkpoints are gone: that would be work lost in silence. */
 static enum status check_not_gone(const struct run_folder *f)
 {
-    char path[DURABLE_PATH];
-    const json_t *step;
-    json_error_t error;
-    bool has, saved;
-    json_t *status;
+    bool has;
 
     TRY(run_folder_has_checkpoints(f->config, &has));
-    if (has) return OK;
-    TRY(checkpoint_folder_path(path, "%s/status.json", f->path));
-    status = json_load_file(path, 0, &error);
-    step = json_object_get(status, "checkpoint_step");
-    saved = json_is_integer(step);
-    json_decref(status);
-    if (!saved) return OK;
+    if (has || !checkpoint_was_saved(f->path)) return OK;
     FAIL(E_CORRUPT,
-         "this run has saved checkpoints, says %s, and there is none in %s/checkpoints: restore "
-         "that folder from a copy, or begin anew with --fresh",
-         path, f->path);
+         "this run has saved checkpoints, says %s/status.json, and there is none in "
+         "%s/checkpoints: restore that folder from a copy, or begin anew with --fresh",
+         f->path, f->path);
 }
 
 /* A folder in which no run has been, with a file of the name of one of a run's, would have it written over. */
@@ -223,7 +209,9 @@ static enum status check_not_anothers(const struct run_folder *f, const char *co
     char name[256] = "";
     DIR *d;
 
-    if (holds(f, "lock") || holds(f, "run.json") || holds(f, "checkpoints")) return OK;
+    if (checkpoint_folder_holds(f->path, "lock") || checkpoint_folder_holds(f->path, "run.json") ||
+        checkpoint_folder_holds(f->path, "checkpoints"))
+        return OK;
     d = opendir(f->path);
     if (!d) FAIL(E_IO, "%s: %s", f->path, strerror(errno));
     while (!*name && (entry = readdir(d)))
@@ -234,8 +222,7 @@ static enum status check_not_anothers(const struct run_folder *f, const char *co
     if (!*name) return OK;
     FAIL(E_CONFIG,
          "run.folder %s holds no run, and a %s, which a run would write over: name another folder, "
-         "or "
-         "move that file",
+         "or move that file",
          f->path, name);
 }
 
