@@ -240,11 +240,6 @@ void grad_sync_destroy(struct grad_sync *s)
     free(s);
 }
 
-struct plan_range grad_sync_slots(const struct grad_sync *s)
-{
-    return s->slots;
-}
-
 /* ---- the two exchanges of a bucket ----------------------------------------------------------- */
 
 static struct plan_range own_slice(const struct grad_sync *s, int bucket)

@@ -28,9 +28,6 @@ enum status grad_sync_create(struct grad_sync **s, struct comm *c,
                              const struct grad_sync_options *o) MUST_CHECK;
 void grad_sync_destroy(struct grad_sync *s);
 
-/* Local. The rank's slots, begin inclusive. */
-struct plan_range grad_sync_slots(const struct grad_sync *s);
-
 /* Local. A zeroed buffer of n floats for the rank's next slot. */
 enum status grad_sync_slot_begin(struct grad_sync *s, float **grad) MUST_CHECK;
 
